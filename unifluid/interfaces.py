@@ -1,0 +1,229 @@
+"""The slots of the kit: what each exchangeable part takes and gives.
+
+A new backbone, tokenizer, encoder or head is one class derived from a base below, in one file, named by
+`class_path` in one line of YAML. `tests/contracts/` runs over every class found.
+
+Shape letters, used everywhere: B rows · L positions a row · D backbone width · N image tokens an image ·
+d channels of an image token · M items of a flat batch · K noise copies of a token · G guidance branches ·
+S head steps · V vocabulary · H, W pixels.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unifluid.sequence import Layout
+
+
+class Recorded:
+    """Remembers the arguments an object was built with, so that a checkpoint can name and rebuild it."""
+
+    init_args: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any):
+        self = super().__new__(cls)
+        # bind_partial: copying and unpickling call __new__ without arguments and restore init_args afterwards.
+        bound = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs)
+        bound.apply_defaults()
+        arguments = dict(list(bound.arguments.items())[1:])
+        for name, parameter in inspect.signature(cls.__init__).parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                arguments.update(arguments.pop(name, {}))
+        object.__setattr__(self, "init_args", arguments)
+        return self
+
+
+class Part(Recorded, nn.Module, ABC):
+    """A module that fills a slot. Building one is cheap; weights kept in files load in `load_pretrained`."""
+
+    def load_pretrained(self) -> None:
+        """Load the weights this part's arguments name, if any. Called once for a fresh run, never on restore."""
+
+
+class Cache(ABC):
+    """Keys and values of the positions seen so far, in storage allocated once.
+
+    `layout` (B, C) describes all C positions there will ever be; `length` of them are filled.
+    """
+
+    layout: Layout
+    length: int
+
+    @abstractmethod
+    def reorder(self, rows: Tensor) -> None:
+        """Keep the rows named by `rows` (B,), as beam search needs."""
+
+
+class Backbone(Part):
+    """A decoder over embedded tokens with the prefix-LM attention of `sequence.attention_mask`.
+
+    Built as `factory(vocab_size)`: the text tokenizer decides the vocabulary, the backbone follows or refuses.
+    """
+
+    width: int
+    vocab_size: int
+
+    @property
+    @abstractmethod
+    def output_weight(self) -> Tensor:
+        """(V, D) matrix of the text classification; the embedding itself where it is tied."""
+
+    @abstractmethod
+    def embed(self, ids: Tensor) -> Tensor:
+        """Text ids (...,) -> embeddings (..., D), scaled as the backbone expects its input."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, layout: Layout, cache: Cache | None = None) -> Tensor:
+        """Embeddings x (B, L, D) -> hidden states (B, L, D), after the final norm.
+
+        Without a cache `layout` is (B, L). With one, `layout` is `cache.layout` (B, C), x holds the positions
+        `cache.length : cache.length + L`, and the cache grows by L.
+        """
+
+    @abstractmethod
+    def new_cache(self, layout: Layout, dtype: torch.dtype) -> Cache:
+        """An empty cache for `layout` (B, C) on the backbone's device."""
+
+
+class TextTokenizer(Recorded, ABC):
+    """Text <-> ids. Control ids (bos, eos, pad, separator) never come out of `encode`."""
+
+    vocab_size: int
+    bos: int
+    eos: int
+    pad: int
+    separator: int
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text` alone: no bos, eos or separator; text that spells a control piece is plain text."""
+
+    @abstractmethod
+    def decode(self, ids: list[int]) -> str:
+        """Text of `ids`; control ids are left out."""
+
+    @abstractmethod
+    def state(self) -> bytes:
+        """What a checkpoint stores of the tokenizer (a SentencePiece model's bytes)."""
+
+    @abstractmethod
+    def load_state(self, state: bytes) -> None:
+        """Restore from `state`. Raises ValueError if its size does not fit `vocab_size`."""
+
+    def train(self, texts: list[str]) -> None:
+        """Learn the vocabulary from `texts` where it is not loaded from a file; otherwise do nothing."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the tokenizer can encode already (trained, loaded or restored)."""
+        return True
+
+
+class ImageTokenizer(Part):
+    """Pixels <-> continuous tokens, for generation. Images are (B, 3, H, W) in [-1, 1], H = W = `image_size`."""
+
+    image_size: int
+    grid: tuple[int, int]
+    token_dim: int
+
+    @property
+    def num_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @abstractmethod
+    def encode(self, image: Tensor) -> Tensor:
+        """Images (B, 3, H, W) -> moments (B, ...): what is worth caching, before any sampling."""
+
+    @abstractmethod
+    def tokens(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Moments -> scaled tokens (B, N, d), row-major; `noise` (B, N, d) draws a sample, None gives the mode."""
+
+    @abstractmethod
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N, d) -> images (B, 3, H, W), clamped to [-1, 1]."""
+
+
+class ImageEncoder(Part):
+    """Pixels -> features, for understanding: a prefix that carries no loss."""
+
+    image_size: int
+    num_tokens: int
+    width: int
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] -> features (B, M, D_enc)."""
+
+
+class ImageHead(Part):
+    """From a hidden state to a distribution over one continuous token.
+
+    Built as `factory(token_dim, condition_dim)`. Times, noise and guidance come from outside, so that every
+    result is a function of its arguments.
+    """
+
+    token_dim: int
+    condition_dim: int
+
+    @abstractmethod
+    def times(self, u: Tensor) -> Tensor:
+        """Uniform draws u in [0, 1) -> times of the head's own training distribution, same shape."""
+
+    @abstractmethod
+    def loss(self, z: Tensor, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """z (M, D), x (M, d), t (K, M), noise (K, M, d) -> loss per token and copy (K, M), fp32."""
+
+    @abstractmethod
+    def sample(self, z: Tensor, noise: Tensor, weights: Tensor, temperature: float = 1.0) -> Tensor:
+        """All head steps of a batch of tokens at once -> tokens (M, d).
+
+        z (G, M, D): the condition first, then the guidance branches; they share x and the noise.
+        weights (G, M), summing to 1 over G: the guided prediction is the weighted sum of the branches.
+        noise (S + 1, M, d): the initial noise, then one for each of S steps (unused by deterministic heads).
+        temperature multiplies the step noise; heads without step noise say what it does there.
+        """
+
+
+class TextHead(Part):
+    """From a hidden state to a distribution over the next text token."""
+
+    @abstractmethod
+    def logits(self, h: Tensor, weight: Tensor) -> Tensor:
+        """h (..., D), weight (V, D) -> logits (..., V), fp32."""
+
+    @abstractmethod
+    def loss(self, h: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        """h (M, D), weight (V, D), targets (M,) -> cross-entropy per token (M,), fp32, in nats."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One object found in an image: class name, confidence, mask (H, W) bool, box (x0, y0, x1, y1) in pixels."""
+
+    name: str
+    score: float
+    mask: Any
+    box: tuple[float, float, float, float]
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+class Detector(ABC):
+    """Finds objects in one image, for GenEval."""
+
+    @abstractmethod
+    def detect(self, image: Tensor) -> list[Detection]:
+        """Image (3, H, W) uint8 -> detections."""
+
+
+class ColourClassifier(ABC):
+    """Names the colours of detected objects, for GenEval."""
+
+    @abstractmethod
+    def colours(self, image: Tensor, detections: list[Detection]) -> list[str]:
+        """Image (3, H, W) uint8 and its detections -> one colour name for each."""

@@ -1,0 +1,223 @@
+"""From examples to prefix-LM rows: the one layout, the one attention rule, the batch and its collate.
+
+Every task is one *segment*: a bidirectional prefix, then a causal suffix.
+
+    caption, answer   [image features][bos question separator]      | [answer eos]           loss: text
+    generate          [bos prompt separator]                        | [BOI][image tokens]    loss: image tokens
+    edit              [image features][bos instruction separator]   | [BOI][image tokens]    loss: image tokens
+
+BOI and every image token also carry the position embedding of the token they must predict next, so any order can be
+trained in one causal pass. The last image token predicts nothing and nothing may see it, so it is left out. Several
+segments are packed into one row of L positions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from unifluid import randomness
+
+if TYPE_CHECKING:
+    from unifluid.interfaces import TextTokenizer
+
+Task = Literal["caption", "answer", "generate", "edit"]
+TASKS: tuple[Task, ...] = ("caption", "answer", "generate", "edit")
+Order = Literal["random", "raster"]
+
+
+@dataclass
+class Example:
+    """One line of data, in a JSONL file or in memory. Images are uint8 (3, H, W)."""
+
+    id: str
+    task: Task
+    image: Tensor | tuple[Tensor, ...] | None = None  # what is looked at: caption, answer, edit
+    target: Tensor | None = None  # what is to be drawn: generate, edit
+    prompt: str | None = None  # the sentence to draw; for captions what is asked ("caption en")
+    question: str | None = None
+    answers: tuple[str, ...] = ()
+    caption: str | None = None
+    instruction: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)  # ground truth for evaluation; never seen by the model
+
+    @property
+    def images(self) -> tuple[Tensor, ...]:
+        """The images looked at, as a tuple."""
+        if self.image is None:
+            return ()
+        return self.image if isinstance(self.image, tuple) else (self.image,)
+
+    @property
+    def condition(self) -> str:
+        """The text of the prefix."""
+        text = {"answer": self.question, "edit": self.instruction}.get(self.task, self.prompt)
+        return text or ""
+
+    @property
+    def response(self) -> str | None:
+        """The text of the suffix, None where an image is asked for."""
+        if self.task in ("generate", "edit"):
+            return None
+        return self.caption if self.task == "caption" else self.answers[0]
+
+
+@dataclass
+class Layout:
+    """What attention needs to know of rows of L positions.
+
+    segments (B, L): 1, 2, … within a row, 0 for padding · prefix (B, L): True where the position belongs to its
+    segment's prefix · positions (B, L): 0, 1, … from each segment's start.
+    """
+
+    segments: Tensor
+    prefix: Tensor
+    positions: Tensor
+
+    def select(self, rows: Tensor) -> Layout:
+        return Layout(self.segments[rows], self.prefix[rows], self.positions[rows])
+
+    def to(self, device: torch.device | str) -> Layout:
+        return Layout(*(getattr(self, f.name).to(device) for f in dataclasses.fields(self)))
+
+
+def may_attend(layout: Layout, row: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """THE attention rule, for broadcastable index tensors: same segment, and the key is prefix or not after the query.
+
+    Padding is segment 0: real positions never see it, and padding sees only padding, so no softmax is ever empty.
+    """
+    same = layout.segments[row, query] == layout.segments[row, key]
+    return same & (layout.prefix[row, key] | (key <= query))
+
+
+def attention_mask(layout: Layout, start: int = 0, stop: int | None = None) -> Tensor:
+    """Dense form of `may_attend`: (B, stop - start, L) bool for the queries start…stop, True where attention is allowed."""
+    rows, length = layout.segments.shape
+    device = layout.segments.device
+    row = torch.arange(rows, device=device)[:, None, None]
+    query = torch.arange(start, length if stop is None else stop, device=device)[None, :, None]
+    key = torch.arange(length, device=device)[None, None, :]
+    return may_attend(layout, row, query, key)
+
+
+@dataclass
+class Segment:
+    """One example laid out: prefix (images, then text ids) and suffix (text ids, or a target image with its order)."""
+
+    row: int  # global row: every draw of this example is a function of (seed, row)
+    task: Task
+    images: tuple[Tensor, ...]  # each (3, H, W) in [-1, 1], at the encoder's size
+    prefix_ids: list[int]
+    suffix_ids: list[int] = field(default_factory=list)
+    target: Tensor | None = None  # (3, H, W) in [-1, 1], at the image tokenizer's size
+    order: Tensor | None = None  # (N,) permutation: the order in which image tokens are generated
+
+
+@dataclass
+class Batch:
+    """Packed rows (B, L) and, as flat indices into B·L, where everything goes and is predicted from."""
+
+    layout: Layout
+    text_ids: Tensor  # (n_text,)
+    text_index: Tensor  # (n_text,) where text ids are embedded
+    images: Tensor  # (n_images, 3, H, W) for the encoder
+    image_index: Tensor  # (n_images, M) where their features go
+    targets: Tensor  # (n_targets, 3, H, W) for the image tokenizer
+    target_index: Tensor  # (n_targets, N) BOI and the tokens but the last: position k predicts token order[k]
+    orders: Tensor  # (n_targets, N)
+    target_rows: list[int]  # (n_targets) global rows
+    label_index: Tensor  # (n_labels,) positions that predict text
+    labels: Tensor  # (n_labels,) the ids they must predict
+    label_weight: Tensor  # (n_labels,) 1 / (labels of its example): a sum is a sum of per-example means
+    label_example: Tensor  # (n_labels,) which text example of this batch a label belongs to
+    text_tasks: list[Task]  # task of each text example
+    target_tasks: list[Task]  # task of each target image
+    text_rows_in_step: float  # text examples of the whole optimizer step, over ranks and accumulation
+    image_rows_in_step: float
+    ids: list[str] = field(default_factory=list)
+
+    def to(self, device: torch.device | str) -> Batch:
+        moved = {
+            f.name: getattr(self, f.name).to(device)
+            for f in dataclasses.fields(self)
+            if isinstance(getattr(self, f.name), (Tensor, Layout))
+        }
+        return dataclasses.replace(self, **moved)
+
+    @property
+    def padding(self) -> float:
+        """Share of positions that are padding."""
+        return (self.layout.segments == 0).float().mean().item()
+
+
+def to_unit(image: Tensor, size: int) -> Tensor:
+    """uint8 image (3, H, W) -> float (3, size, size) in [-1, 1]: square bilinear resize, as PaliGemma does."""
+    x = image.float()
+    if image.shape[-2:] != (size, size):
+        x = interpolate(x[None], (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
+    return (x / 127.5 - 1).clamp(-1, 1)
+
+
+def make_order(order: Order | Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """A permutation (N,): drawn, row-major, or the one given."""
+    if isinstance(order, Tensor):
+        if order.sort().values.tolist() != list(range(n)):
+            raise ValueError(f"order must be a permutation of 0…{n - 1}, got {order.tolist()}")
+        return order
+    if order == "raster":
+        return torch.arange(n)
+    if order == "random":
+        return torch.randperm(n, generator=generator)
+    raise ValueError(f"order must be random, raster or a permutation, got {order!r}")
+
+
+@dataclass
+class Formatter:
+    """Lays examples out as segments: tokenises, resizes, draws order and dropout. Picklable, for loader workers."""
+
+    tokenizer: TextTokenizer
+    target_size: int  # pixels of the image tokenizer
+    num_target_tokens: int
+    image_size: int  # pixels of the image encoder
+    num_image_tokens: int
+    seed: int = 0
+    order: Order = "random"
+    max_prefix: int = 128  # text ids; longer text is cut
+    max_suffix: int = 128
+    prompt_dropout: float = 0.0  # classifier-free guidance: the prompt or instruction becomes empty
+    source_dropout: float = 0.0  # edits: the source image is left out, independently
+
+    def prefix(self, text: str) -> list[int]:
+        """Ids of a prefix: bos, text, separator. The empty text is the null prompt of guidance."""
+        ids = self.tokenizer.encode(text)[: self.max_prefix] if text else []
+        return [self.tokenizer.bos, *ids, self.tokenizer.separator]
+
+    def segment(self, example: Example, row: int) -> Segment:
+        """`example` as global row `row`, with the dropout and order that belong to that row."""
+        images, condition = example.images, example.condition
+        segment = Segment(row, example.task, (), [])
+        if example.response is None:
+            drop_text, drop_source = torch.rand(2, generator=randomness.generator(self.seed, "dropout", row)).tolist()
+            condition = "" if drop_text < self.prompt_dropout else condition
+            images = () if drop_source < self.source_dropout else images
+            segment.target = to_unit(example.target, self.target_size)
+            order_generator = randomness.generator(self.seed, "order", row)
+            segment.order = make_order(self.order, self.num_target_tokens, order_generator)
+        else:
+            segment.suffix_ids = [*self.tokenizer.encode(example.response)[: self.max_suffix], self.tokenizer.eos]
+        segment.images = tuple(to_unit(image, self.image_size) for image in images)
+        segment.prefix_ids = self.prefix(condition)
+        return segment
+
+    def prefix_length(self, segment: Segment) -> int:
+        return len(segment.images) * self.num_image_tokens + len(segment.prefix_ids)
+
+    def length(self, segment: Segment) -> int:
+        """Positions a segment takes. The last id of the suffix is only predicted, never read."""
+        suffix = self.num_target_tokens if segment.order is not None else max(len(segment.suffix_ids) - 1, 0)
+        return self.prefix_length(segment) + suffix
