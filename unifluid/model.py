@@ -1,0 +1,110 @@
+"""The model: embed → backbone → heads → per-token losses. No Lightning, no formulas, no concrete part.
+
+One mixed batch makes one backbone call; generation and understanding differ only in what is placed where
+(`sequence`) and in which head reads which positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unifluid.interfaces import Backbone, ImageEncoder, ImageHead, ImageTokenizer, TextHead
+from unifluid.sequence import Batch
+
+
+@dataclass
+class TokenLosses:
+    """text (n_labels,) cross-entropy in nats · image (n_targets, K, N) head loss; each in its batch's order."""
+
+    text: Tensor
+    image: Tensor
+
+
+class UniFluidModel(nn.Module):
+    """The five slots, joined by two projections, the own and next position tables and the BOI embedding.
+
+    `position_scale` is the initial size of the 2-D position embeddings beside tokens of unit size (**assumed**: .02
+    beside .5 was hardly seen by small models).
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        text_head: TextHead,
+        image_encoder: ImageEncoder,
+        image_tokenizer: ImageTokenizer,
+        image_head: ImageHead,
+        position_scale: float = 0.5,
+        projection_zero: bool = False,
+    ):
+        super().__init__()
+        self.backbone, self.text_head, self.image_encoder = backbone, text_head, image_encoder
+        self.image_tokenizer = image_tokenizer.requires_grad_(False)
+        self.image_head = image_head
+        width, grid = backbone.width, image_tokenizer.grid
+        self.encoder_projection = nn.Linear(image_encoder.width, width)
+        self.token_projection = nn.Linear(image_tokenizer.token_dim, width)
+        self.own_position = nn.Parameter(torch.randn(*grid, width) * position_scale)
+        self.next_position = nn.Parameter(torch.randn(*grid, width) * position_scale)
+        self.boi = nn.Parameter(torch.randn(width))
+        nn.init.normal_(self.token_projection.weight, std=image_tokenizer.token_dim**-0.5)
+        nn.init.zeros_(self.token_projection.bias)
+        if projection_zero:  # as PaliGemma starts a pretrained backbone
+            nn.init.zeros_(self.encoder_projection.weight)
+
+    def train(self, mode: bool = True) -> UniFluidModel:
+        """The image tokenizer is frozen: it stays in evaluation mode."""
+        super().train(mode)
+        self.image_tokenizer.eval()
+        return self
+
+    def next_inputs(self, order: Tensor, k: int, tokens: Tensor | None = None) -> Tensor:
+        """Input that predicts place `k` of `order` (n, N) -> (n, 1, D); `tokens` (n, d) is the token of place k − 1."""
+        next_position = self.next_position.flatten(0, 1)[order[:, k]]
+        if tokens is None:
+            return (self.boi + next_position)[:, None]
+        own_position = self.own_position.flatten(0, 1)[order[:, k - 1]]
+        return (self.token_projection(tokens) + own_position + next_position)[:, None]
+
+    def target_inputs(self, ordered: Tensor, order: Tensor) -> Tensor:
+        """Teacher forcing: tokens in generation order (n, N, d) -> inputs (n, N, D) whose place k predicts token k."""
+        own = self.own_position.flatten(0, 1)[order[:, :-1]] + self.token_projection(ordered[:, :-1])
+        boi = self.boi.expand(len(order), 1, -1).to(own.dtype)
+        return torch.cat([boi, own], dim=1) + self.next_position.flatten(0, 1)[order]
+
+    def embed(self, batch: Batch, ordered: Tensor | None = None) -> Tensor:
+        """All inputs at their places -> (B, L, D); `ordered` (n_targets, N, d): image tokens in generation order."""
+        rows, length = batch.layout.segments.shape
+        text = self.backbone.embed(batch.text_ids)
+        parts, index = [text], [batch.text_index]
+        if len(batch.images):
+            features = self.encoder_projection(self.image_encoder(batch.images))
+            parts.append(features.flatten(0, 1))
+            index.append(batch.image_index.flatten())
+        if ordered is not None and len(ordered):
+            parts.append(self.target_inputs(ordered, batch.orders).flatten(0, 1))
+            index.append(batch.target_index.flatten())
+        flat = torch.cat([p.to(text.dtype) for p in parts])
+        x = flat.new_zeros(rows * length, flat.shape[-1]).index_copy(0, torch.cat(index), flat)
+        return x.view(rows, length, -1)
+
+    def forward(self, batch: Batch, tokens: Tensor, u: Tensor, noise: Tensor) -> TokenLosses:
+        """Per-token losses of one packed batch.
+
+        Args:
+            tokens: (n_targets, N, d) clean image tokens, row-major.
+            u: (n_targets, K, N) uniform draws that become the head's times.
+            noise: (n_targets, K, N, d) standard normal.
+        """
+        ordered = tokens.gather(1, batch.orders[..., None].expand_as(tokens))
+        h = self.backbone(self.embed(batch, ordered), batch.layout).flatten(0, 1)
+        text = self.text_head.loss(h[batch.label_index], self.backbone.output_weight, batch.labels)
+        n, copies, count = u.shape
+        z = h[batch.target_index.flatten()]
+        t = self.image_head.times(u).transpose(0, 1).reshape(copies, n * count)
+        noise = noise.transpose(0, 1).reshape(copies, n * count, -1)
+        image = self.image_head.loss(z, ordered.flatten(0, 1), t, noise)
+        return TokenLosses(text, image.view(copies, n, count).transpose(0, 1))

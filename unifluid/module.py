@@ -1,0 +1,171 @@
+"""The LightningModule: takes the slots, builds the model, weighs the losses, optimises and logs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from unifluid import randomness
+from unifluid.interfaces import Backbone, ImageEncoder, ImageHead, ImageTokenizer, Recorded, TextHead, TextTokenizer
+from unifluid.model import TokenLosses, UniFluidModel
+from unifluid.optimization import AdamW
+from unifluid.sequence import TASKS, Batch, Example, Formatter, Order, pack
+
+
+class UniFluid(Recorded, L.LightningModule):
+    """One transformer that draws and describes: L = L_visual + λ · L_text (arXiv 2503.13436).
+
+    L_visual is the mean over the step's image tokens and their noise copies; L_text the mean over each example's text
+    tokens, then over the step's text examples.
+
+    Args:
+        backbone: factory (vocab_size) -> Backbone.
+        text_tokenizer, image_tokenizer, image_encoder, text_head: the slots (`interfaces`).
+        image_head: factory (token_dim, condition_dim) -> ImageHead.
+        optimization: optimiser and schedule.
+        lam: λ, the weight of the text loss (paper: 0.005).
+        copies: noise copies of every image token (MAR's diffusion_batch_mul).
+        order: order of image tokens in training: random (paper) or raster.
+        prompt_dropout, source_dropout: chance that the prompt or instruction, or an edit's source image, is left out,
+            for classifier-free guidance (**assumed** 0.1).
+        row_length: positions of a packed row; longer examples make longer rows.
+        max_prefix, max_suffix: text ids kept of a prefix and of an answer.
+        position_scale: initial size of the 2-D position embeddings (**assumed**).
+        compile: torch.compile the backbone and the image head's network.
+        seed: of initial weights and of every draw in training.
+        init_from: checkpoint or exported folder whose weights to start from; missing and extra names are reported.
+    """
+
+    def __init__(
+        self,
+        backbone: Callable[[int], Backbone],
+        text_tokenizer: TextTokenizer,
+        image_tokenizer: ImageTokenizer,
+        image_encoder: ImageEncoder,
+        image_head: Callable[[int, int], ImageHead],
+        text_head: TextHead,
+        optimization: AdamW,
+        lam: float = 0.005,
+        copies: int = 4,
+        order: Order = "random",
+        prompt_dropout: float = 0.1,
+        source_dropout: float = 0.1,
+        row_length: int = 512,
+        max_prefix: int = 128,
+        max_suffix: int = 128,
+        position_scale: float = 0.5,
+        compile: bool = False,
+        seed: int = 0,
+        init_from: str | None = None,
+    ):
+        super().__init__()
+        self.backbone_factory, self.image_head_factory = backbone, image_head
+        self.text_tokenizer, self.optimization = text_tokenizer, optimization
+        self.parts = {"text_head": text_head, "image_encoder": image_encoder, "image_tokenizer": image_tokenizer}
+        self.lam, self.copies, self.seed, self.position_scale = lam, copies, seed, position_scale
+        self.row_length, self.compile_model, self.init_from = row_length, compile, init_from
+        self.formatter = Formatter(
+            text_tokenizer,
+            target_size=image_tokenizer.image_size,
+            num_target_tokens=image_tokenizer.num_tokens,
+            image_size=image_encoder.image_size,
+            num_image_tokens=image_encoder.num_tokens,
+            seed=seed,
+            order=order,
+            max_prefix=max_prefix,
+            max_suffix=max_suffix,
+            prompt_dropout=prompt_dropout,
+            source_dropout=source_dropout,
+        )
+        self.model: UniFluidModel | None = None
+
+    # -- building -----------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Build the model once; initial weights depend on `seed` alone."""
+        if self.model is not None:
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            backbone = self.backbone_factory(self.text_tokenizer.vocab_size)
+            head = self.image_head_factory(self.parts["image_tokenizer"].token_dim, backbone.width)
+            self.model = UniFluidModel(backbone, image_head=head, position_scale=self.position_scale, **self.parts)
+        if self.compile_model:
+            self.model.backbone.compile()
+            self.model.image_head.compile()
+
+    def setup(self, stage: str) -> None:
+        """Load pretrained parts into a fresh model; a restored one has its weights from the checkpoint."""
+        if self.trainer.ckpt_path is None:
+            for part in self.model.children():
+                if callable(getattr(part, "load_pretrained", None)):
+                    part.load_pretrained()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.optimization.build(self.model.named_parameters())
+        if self.trainer.max_steps < 1 and self.optimization.schedule != "constant":
+            raise ValueError(f"a {self.optimization.schedule} schedule needs trainer.max_steps")
+        factor = self.optimization.factor(self.trainer.max_steps)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # -- data ---------------------------------------------------------------------------------------------------
+
+    def collate(
+        self, rows: list[tuple[int, Example]], text_rows_in_step: float | None = None, image_rows_in_step: float | None = None
+    ) -> Batch:
+        """(global row, example) pairs -> one packed batch; given to the loaders by the data module."""
+        segments = [self.formatter.segment(example, row) for row, example in rows]
+        return pack(segments, self.formatter, self.row_length, text_rows_in_step, image_rows_in_step)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device)
+
+    # -- losses -------------------------------------------------------------------------------------------------
+
+    def token_losses(self, batch: Batch, purpose: str) -> TokenLosses:
+        """Losses of `batch`, every draw a function of (seed, purpose, global row)."""
+        draw = functools.partial(self._draw, batch, purpose)
+        tokenizer, n = self.model.image_tokenizer, self.model.image_tokenizer.num_tokens
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            moments = tokenizer.encode(batch.targets)
+            tokens = tokenizer.tokens(moments, draw(randomness.normal, "latent", n, tokenizer.token_dim))
+        u = draw(randomness.uniform, "time", self.copies, n)
+        noise = draw(randomness.normal, "noise", self.copies, n, tokenizer.token_dim)
+        return self.model(batch, tokens, u, noise)
+
+    def _draw(self, batch: Batch, purpose: str, kind: Callable[..., Tensor], name: str, *shape: int) -> Tensor:
+        if not batch.target_rows:
+            return torch.zeros(0, *shape, device=self.device)
+        return kind(self.seed, batch.target_rows, f"{purpose}/{name}", *shape).to(self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        losses = self.token_losses(batch, "train")
+        # Lightning averages over accumulated batches and DDP over ranks; the counts here are those of the whole step.
+        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        text = (losses.text * batch.label_weight).sum() * parts / max(batch.text_rows_in_step, 1)
+        visual = losses.image.mean((1, 2)).sum() * parts / max(batch.image_rows_in_step, 1)
+        self.log_dict({"train/text": text.detach(), "train/visual": visual.detach()}, prog_bar=True)
+        self._log_tasks("train", losses, batch)
+        return visual + self.lam * text
+
+    def _log_tasks(self, stage: str, losses: TokenLosses, batch: Batch) -> None:
+        """Mean loss of each task in this batch."""
+        examples = len(batch.text_tasks)
+        text = losses.text.new_zeros(examples).index_add(0, batch.label_example, losses.text.detach() * batch.label_weight)
+        image = losses.image.detach().mean((1, 2))
+        for per_example, tasks in ((text, batch.text_tasks), (image, batch.target_tasks)):
+            for task in TASKS:
+                chosen = [i for i, t in enumerate(tasks) if t == task]
+                if chosen:
+                    value = per_example[torch.tensor(chosen, device=per_example.device)].mean()
+                    sync = {"sync_dist": True, "on_epoch": True} if stage == "val" else {}
+                    self.log(f"{stage}/{task}", value, batch_size=len(chosen), **sync)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._log_tasks("val", self.token_losses(batch, "val"), batch)

@@ -1,0 +1,152 @@
+"""Optimisers and learning-rate schedules, chosen by `class_path` in YAML."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from unifluid.interfaces import Recorded
+
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
+
+
+class AdamW(Recorded):
+    """AdamW with MAR's groups: no weight decay on 1-D parameters, biases and whatever `no_decay` matches.
+
+    Args:
+        lr: peak learning rate (paper: 1e-4).
+        warmup: optimizer steps of linear warm-up.
+        schedule: "constant", or "cosine" down to `final` × lr at the last step.
+        no_decay: regular expression on parameter names (MAR: its diffusion head).
+        rates: regular expression → factor on the learning rate, first match counts, e.g. {"backbone": 0.1}.
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.02,
+        warmup: int = 0,
+        schedule: Literal["constant", "cosine"] = "constant",
+        final: float = 0.0,
+        no_decay: str = r"image_head",
+        rates: dict[str, float] | None = None,
+    ):
+        if schedule not in ("constant", "cosine"):
+            raise ValueError(f"schedule must be constant or cosine, got {schedule!r}")
+        self.lr, self.betas, self.weight_decay = lr, tuple(betas), weight_decay
+        self.warmup, self.schedule, self.final = warmup, schedule, final
+        self.no_decay, self.rates = re.compile(no_decay), {re.compile(k): v for k, v in (rates or {}).items()}
+
+    def build(self, parameters: NamedParameters) -> Optimizer:
+        """Optimizer over the trainable ones of `parameters`."""
+        groups = self.groups(parameters)
+        fused = all(p.is_cuda for g in groups for p in g["params"]) or None
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, weight_decay=0.0, fused=fused)
+
+    def groups(self, parameters: NamedParameters) -> list[dict[str, Any]]:
+        """One group for each pair of (decay, rate)."""
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, p in parameters:
+            if p.requires_grad:
+                plain = p.ndim < 2 or name.endswith("bias") or (self.no_decay.pattern and self.no_decay.search(name))
+                groups.setdefault((0.0 if plain else self.weight_decay, self.rate(name)), []).append(p)
+        return [{"params": ps, "weight_decay": wd, "lr": self.lr * rate} for (wd, rate), ps in groups.items()]
+
+    def rate(self, name: str) -> float:
+        return next((factor for pattern, factor in self.rates.items() if pattern.search(name)), 1.0)
+
+    def factor(self, total: int) -> Callable[[int], float]:
+        """Step -> factor on every learning rate, for a run of `total` optimizer steps."""
+
+        def at(step: int) -> float:
+            if step < self.warmup:
+                return (step + 1) / self.warmup
+            if self.schedule == "constant":
+                return 1.0
+            progress = min(1.0, (step - self.warmup) / max(1, total - self.warmup))
+            return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+        return at
+
+
+class Muon(AdamW):
+    """Muon (Jordan et al., 2024) on the matrices whose names `matrices` matches, AdamW on everything else.
+
+    Args:
+        muon_lr: peak rate of the orthogonalised updates, scaled to AdamW's update size (`match_rms_adamw`).
+        matrices: regular expression on parameter names; only 2-D parameters are taken.
+        newton_schulz: iterations of the orthogonalisation.
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        muon_lr: float = 4e-3,
+        matrices: str = r"blocks\.",
+        momentum: float = 0.95,
+        newton_schulz: int = 5,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.02,
+        warmup: int = 0,
+        schedule: Literal["constant", "cosine"] = "constant",
+        final: float = 0.0,
+        no_decay: str = r"image_head",
+        rates: dict[str, float] | None = None,
+    ):
+        super().__init__(lr, betas, weight_decay, warmup, schedule, final, no_decay, rates)
+        self.muon_lr, self.matrices = muon_lr, re.compile(matrices)
+        self.momentum, self.newton_schulz = momentum, newton_schulz
+
+    def build(self, parameters: NamedParameters) -> Optimizer:
+        named = [(name, p) for name, p in parameters if p.requires_grad]
+        chosen = [p.ndim == 2 and bool(self.matrices.search(name)) for name, p in named]
+        matrices = [p for (_, p), is_matrix in zip(named, chosen, strict=True) if is_matrix]
+        if not matrices:
+            raise ValueError(f"optimization.matrices {self.matrices.pattern!r} matches no 2-D parameter")
+        muon = torch.optim.Muon(
+            matrices,
+            lr=self.muon_lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            ns_steps=self.newton_schulz,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        rest = super().build([item for item, is_matrix in zip(named, chosen, strict=True) if not is_matrix])
+        return Combined(muon, rest)
+
+
+class Combined(Optimizer):
+    """Several optimizers over disjoint parameters, stepped as one."""
+
+    def __init__(self, *optimizers: Optimizer):
+        self.optimizers = optimizers
+        super().__init__([group for o in optimizers for group in o.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """One set of groups and states, so that schedulers, clipping and inspection see what the parts use."""
+        self.param_groups = [group for o in self.optimizers for group in o.param_groups]
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"optimizers": [o.state_dict() for o in self.optimizers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self._share()
