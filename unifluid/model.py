@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from unifluid.interfaces import Backbone, ImageEncoder, ImageHead, ImageTokenizer, TextHead
+from unifluid.interfaces import Backbone, ImageEncoder, ImageHead, ImageTokenizer, Part, TextHead
 from unifluid.sequence import Batch
 
 
@@ -55,6 +55,10 @@ class UniFluidModel(nn.Module):
         if projection_zero:  # as PaliGemma starts a pretrained backbone
             nn.init.zeros_(self.encoder_projection.weight)
 
+    def slots(self) -> tuple[Part, ...]:
+        """The exchangeable parts."""
+        return self.backbone, self.text_head, self.image_encoder, self.image_tokenizer, self.image_head
+
     def train(self, mode: bool = True) -> UniFluidModel:
         """The image tokenizer is frozen: it stays in evaluation mode."""
         super().train(mode)
@@ -79,12 +83,9 @@ class UniFluidModel(nn.Module):
         """All inputs at their places -> (B, L, D); `ordered` (n_targets, N, d): image tokens in generation order."""
         rows, length = batch.layout.segments.shape
         text = self.backbone.embed(batch.text_ids)
-        parts, index = [text], [batch.text_index]
-        if len(batch.images):
-            features = self.encoder_projection(self.image_encoder(batch.images))
-            parts.append(features.flatten(0, 1))
-            index.append(batch.image_index.flatten())
-        if ordered is not None and len(ordered):
+        features = self.encoder_projection(self.image_encoder(batch.images))
+        parts, index = [text, features.flatten(0, 1)], [batch.text_index, batch.image_index.flatten()]
+        if ordered is not None:
             parts.append(self.target_inputs(ordered, batch.orders).flatten(0, 1))
             index.append(batch.target_index.flatten())
         flat = torch.cat([p.to(text.dtype) for p in parts])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from unifluid import randomness
 from unifluid.interfaces import Backbone, ImageEncoder, ImageHead, ImageTokenizer, Recorded, TextHead, TextTokenizer
 from unifluid.model import TokenLosses, UniFluidModel
 from unifluid.optimization import AdamW
-from unifluid.sequence import TASKS, Batch, Example, Formatter, Order, pack
+from unifluid.sequence import TASKS, Batch, Collate, Formatter, Order
 
 
 class UniFluid(Recorded, L.LightningModule):
@@ -98,13 +99,10 @@ class UniFluid(Recorded, L.LightningModule):
         if self.compile_model:
             self.model.backbone.compile()
             self.model.image_head.compile()
-
-    def setup(self, stage: str) -> None:
-        """Load pretrained parts into a fresh model; a restored one has its weights from the checkpoint."""
-        if self.trainer.ckpt_path is None:
-            for part in self.model.children():
-                if callable(getattr(part, "load_pretrained", None)):
-                    part.load_pretrained()
+        # A restored model has its weights from the checkpoint; only a fresh run reads pretrained files.
+        if self._trainer is not None and self.trainer.ckpt_path is None:
+            for part in self.model.slots():
+                part.load_pretrained()
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.optimization.build(self.model.named_parameters())
@@ -116,12 +114,12 @@ class UniFluid(Recorded, L.LightningModule):
 
     # -- data ---------------------------------------------------------------------------------------------------
 
-    def collate(
-        self, rows: list[tuple[int, Example]], text_rows_in_step: float | None = None, image_rows_in_step: float | None = None
-    ) -> Batch:
-        """(global row, example) pairs -> one packed batch; given to the loaders by the data module."""
-        segments = [self.formatter.segment(example, row) for row, example in rows]
-        return pack(segments, self.formatter, self.row_length, text_rows_in_step, image_rows_in_step)
+    def collator(self, text_rows: int | None = None, image_rows: int | None = None, training: bool = True) -> Collate:
+        """What turns (global row, example) pairs into a batch; the counts are those of a whole optimizer step."""
+        formatter = self.formatter
+        if not training:
+            formatter = dataclasses.replace(formatter, prompt_dropout=0.0, source_dropout=0.0)
+        return Collate(formatter, self.row_length, text_rows, image_rows)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Task = Literal["caption", "answer", "generate", "edit"]
 TASKS: tuple[Task, ...] = ("caption", "answer", "generate", "edit")
+TEXT_TASKS: tuple[Task, ...] = ("caption", "answer")  # the others draw an image
 Order = Literal["random", "raster"]
 
 
@@ -62,7 +63,7 @@ class Example:
     @property
     def response(self) -> str | None:
         """The text of the suffix, None where an image is asked for."""
-        if self.task in ("generate", "edit"):
+        if self.task not in TEXT_TASKS:
             return None
         return self.caption if self.task == "caption" else self.answers[0]
 
@@ -270,6 +271,22 @@ def pack_prompts(segments: list[Segment], formatter: Formatter) -> Batch:
     bare = [dataclasses.replace(s, suffix_ids=[], order=None, target=None) for s in segments]
     placed = [(s, r, longest - n, 1) for r, (s, n) in enumerate(zip(bare, lengths, strict=True))]
     return _assemble(placed, formatter, len(segments), longest, lengths=formatter.prefix_length)
+
+
+@dataclass
+class Collate:
+    """(global row, example) pairs -> one packed batch. Picklable: runs in loader workers."""
+
+    formatter: Formatter
+    row_length: int
+    text_rows_in_step: float | None = None
+    image_rows_in_step: float | None = None
+
+    def __call__(self, rows: list[tuple[int, Example]]) -> Batch:
+        segments = [self.formatter.segment(example, row) for row, example in rows]
+        batch = pack(segments, self.formatter, self.row_length, self.text_rows_in_step, self.image_rows_in_step)
+        batch.ids = [example.id for _, example in rows]
+        return batch
 
 
 def extend(layout: Layout, n: int) -> Layout:

@@ -1,0 +1,27 @@
+"""What every data set of the kit offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from torch.utils.data import Dataset
+
+from unifluid.interfaces import Recorded
+from unifluid.sequence import Example, Task
+
+
+class ExampleDataset(Recorded, Dataset, ABC):
+    """Map-style: item i is the same `Example` at every call, in every process. All of one task."""
+
+    task: Task
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Example: ...
+
+    @abstractmethod
+    def texts(self) -> Iterator[str]:
+        """Text to train a tokenizer on: all of it, or a fair sample."""

@@ -1,0 +1,177 @@
+"""Streams mixed at fixed counts per optimizer step, exactly resumable.
+
+Global row g = step · R + r, with R rows a step. Which stream it belongs to and which example of that stream it is are
+functions of (seed, g). Ranks, accumulation and workers only slice the rows, so they change no result, and a resumed
+run starts at the trainer's step with nothing lost or repeated.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from datamodules.base import ExampleDataset
+from unifluid import randomness
+from unifluid.sequence import TEXT_TASKS, Batch, Example
+
+
+@dataclass
+class Stream:
+    """One source of training examples.
+
+    Args:
+        dataset: where they come from.
+        rows: examples of it in every optimizer step, over all ranks and accumulated batches.
+    """
+
+    dataset: ExampleDataset
+    rows: int
+
+
+class MixedRows(Dataset):
+    """Global row -> (global row, example)."""
+
+    def __init__(self, streams: dict[str, Stream], seed: int):
+        self.streams, self.seed = streams, seed
+        self.rows_per_step = sum(s.rows for s in streams.values())
+
+    def __getitem__(self, row: int) -> tuple[int, Example]:
+        step, r = divmod(row, self.rows_per_step)
+        for name, stream in self.streams.items():
+            if r < stream.rows:
+                item = step * stream.rows + r
+                seed = randomness.derive(self.seed, "stream", name)
+                return row, stream.dataset[randomness.permuted_index(seed, item, len(stream.dataset))]
+            r -= stream.rows
+        raise IndexError(row)
+
+
+class StepSampler(Sampler[list[int]]):
+    """Global rows of each micro-batch of one rank, from the current step to the end of the epoch."""
+
+    def __init__(
+        self, rows: int, steps_per_epoch: int, accumulate: int, rank: int, world: int, current_step: Callable[[], int]
+    ):
+        self.rows, self.steps_per_epoch, self.current_step = rows, steps_per_epoch, current_step
+        self.parts, self.rank, self.accumulate, self.world = accumulate * world, rank, accumulate, world
+        if rows < self.parts:
+            raise ValueError(
+                f"{rows} rows a step cannot be split over {world} ranks × {accumulate} accumulated batches"
+            )
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch * self.accumulate
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self.current_step()
+        for step in range(first, (first // self.steps_per_epoch + 1) * self.steps_per_epoch):
+            for micro in range(self.accumulate):
+                part = micro * self.world + self.rank
+                yield list(range(step * self.rows + part, (step + 1) * self.rows, self.parts))
+
+
+class FixedRows(Dataset):
+    """Validation: the first `n` examples of each set, always the same rows."""
+
+    def __init__(self, sets: dict[str, ExampleDataset], n: int):
+        self.items = [(data, i) for data in sets.values() for i in range(min(n, len(data)))]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, row: int) -> tuple[int, Example]:
+        data, i = self.items[row]
+        return row, data[i]
+
+
+class Mixture(L.LightningDataModule):
+    """Data module of every run: training streams by name, and validation sets for the losses.
+
+    Args:
+        streams: name → dataset and rows per optimizer step.
+        validation: name → dataset; losses are measured on fixed times, noise and orders.
+        validation_examples: examples of each validation set.
+        validation_batch: examples in a validation batch.
+        steps_per_epoch: optimizer steps that count as an epoch, since streams are endless.
+        workers: loader processes.
+        seed: of the order of examples.
+        tokenizer_texts: at most this many texts train a tokenizer that needs training.
+    """
+
+    def __init__(
+        self,
+        streams: dict[str, Stream],
+        validation: dict[str, ExampleDataset] | None = None,
+        validation_examples: int = 128,
+        validation_batch: int = 64,
+        steps_per_epoch: int = 1000,
+        workers: int = 0,
+        seed: int = 0,
+        tokenizer_texts: int = 100_000,
+    ):
+        super().__init__()
+        if not streams or any(s.rows < 1 for s in streams.values()):
+            raise ValueError("data.streams needs at least one stream, each with rows >= 1")
+        self.streams, self.validation = streams, validation or {}
+        self.validation_examples, self.validation_batch = validation_examples, validation_batch
+        self.steps_per_epoch, self.workers, self.seed = steps_per_epoch, workers, seed
+        self.tokenizer_texts = tokenizer_texts
+
+    @property
+    def tokenizer_file(self) -> Path:
+        return Path(self.trainer.default_root_dir) / "tokenizer.model"
+
+    def prepare_data(self) -> None:
+        """Train the tokenizer where it has no vocabulary yet, on rank 0; every rank reads the file in `setup`."""
+        tokenizer = getattr(self.trainer.lightning_module, "text_tokenizer", None)
+        if tokenizer is None or tokenizer.ready:
+            return
+        share = self.tokenizer_texts // len(self.streams)
+        texts = [t for s in self.streams.values() for t, _ in zip(s.dataset.texts(), range(share), strict=False)]
+        tokenizer.train(texts)
+        self.tokenizer_file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.tokenizer_file.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(tokenizer.state())
+        temporary.replace(self.tokenizer_file)
+
+    def setup(self, stage: str) -> None:
+        tokenizer = getattr(self.trainer.lightning_module, "text_tokenizer", None)
+        if tokenizer is not None and not tokenizer.ready:
+            tokenizer.load_state(self.tokenizer_file.read_bytes())
+
+    def train_dataloader(self) -> DataLoader:
+        trainer, rows = self.trainer, MixedRows(self.streams, self.seed)
+        sampler = StepSampler(
+            rows.rows_per_step,
+            self.steps_per_epoch,
+            trainer.accumulate_grad_batches,
+            trainer.global_rank,
+            trainer.world_size,
+            lambda: trainer.global_step,
+        )
+        text = sum(s.rows for s in self.streams.values() if s.dataset.task in TEXT_TASKS)
+        collate = trainer.lightning_module.collator(text, rows.rows_per_step - text, training=True)
+        return self._loader(rows, sampler, collate)
+
+    def val_dataloader(self) -> DataLoader | list:
+        if not self.validation:
+            return []
+        rows = FixedRows(self.validation, self.validation_examples)
+        mine = range(self.trainer.global_rank, len(rows), self.trainer.world_size)
+        batches = [list(mine[i : i + self.validation_batch]) for i in range(0, len(mine), self.validation_batch)]
+        return self._loader(rows, batches, self.trainer.lightning_module.collator(training=False))
+
+    def _loader(self, rows: Dataset, batches: Sampler | list, collate: Callable[[list], Batch]) -> DataLoader:
+        return DataLoader(
+            rows,
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+        )
