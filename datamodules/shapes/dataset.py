@@ -1,0 +1,140 @@
+"""The synthetic data set: any number of examples of one task, each a function of (seed, split, task, index)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from datamodules.base import ExampleDataset
+from datamodules.shapes.edits import EDITS
+from datamodules.shapes.language import CAPTION_PROMPT, caption
+from datamodules.shapes.prompts import TAGS, long_prompt, make_prompt
+from datamodules.shapes.questions import QUESTIONS
+from datamodules.shapes.render import render
+from datamodules.shapes.scenes import HELD_OUT, Draw, Scene
+from unifluid import randomness
+from unifluid.sequence import TASKS, Example, Task
+
+SPLITS = ("train", "val", "compositional")
+SHARES = {"single_object": 1.0, "two_object": 2.0, "counting": 2.0, "colors": 1.0, "position": 3.0, "color_attr": 3.0}
+COMPOSITIONAL_TAGS = ("colors", "color_attr")  # the categories whose prompts name colours
+HELD_OUT_PROMPTS = 15  # percent
+
+
+def is_held_out(prompt: str) -> bool:
+    """Whether a prompt belongs to validation and never to training: its hash decides."""
+    return randomness.derive(0, "prompt", prompt) % 100 < HELD_OUT_PROMPTS
+
+
+class Draft(NamedTuple):
+    """An example before it is accepted and rendered."""
+
+    fields: dict[str, Any]  # texts of the Example
+    meta: dict[str, Any]
+    image: Scene | None = None
+    target: Scene | None = None
+    pairs: tuple[tuple[str, str], ...] = ()  # the (shape, colour) pairs it shows or asks for
+
+
+class Shapes(ExampleDataset):
+    """Examples of one task.
+
+    split: `train`; `val` draws other scenes, and prompts that never occur in training; `compositional` holds examples
+    about (shape, colour) pairs that occur in neither. val and compositional go through the categories of prompts in
+    turn, train draws them by `shares` (relative weights by GenEval tag); kinds of questions and edits take turns.
+    long_prompts: share of training prompts that describe everything in the picture.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        image_size: int = 32,
+        split: str = "train",
+        seed: int = 0,
+        length: int = 1_000_000,
+        shares: Mapping[str, float] = SHARES,
+        long_prompts: float = 0.0,
+    ) -> None:
+        if task not in TASKS:
+            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        if image_size < 32:
+            raise ValueError(f"image_size must be at least 32, where four large things fit, got {image_size}")
+        if unknown := set(shares) - set(TAGS):
+            raise ValueError(f"shares names unknown categories {sorted(unknown)}; there are {', '.join(TAGS)}")
+        self.task, self.image_size, self.split, self.seed, self.length = task, image_size, split, seed, length
+        self.tags, self.weights = list(shares), list(shares.values())
+        self.long_prompts = long_prompts
+        self.make: Callable[[Draw, int], Draft] = getattr(self, f"_{task}")
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < self.length:
+            raise IndexError(f"index {index} outside 0…{self.length - 1}")
+        key = randomness.derive(self.seed, "shapes", self.split, self.task, index)
+        draw = Draw(key, self.image_size, held_out=self.split == "compositional")
+        draft = self.make(draw, index)
+        while not self._accepts(draft):
+            draft = self.make(draw, index)
+        return Example(
+            id=f"shapes/{self.split}/{self.task}/{index}",
+            task=self.task,
+            image=None if draft.image is None else render(draft.image),
+            target=None if draft.target is None else render(draft.target),
+            meta=draft.meta,
+            **draft.fields,
+        )
+
+    def texts(self) -> Iterator[str]:
+        """The whole language of the data set, whatever the task: streams of several tasks share a vocabulary."""
+        return iter(corpus())
+
+    def _accepts(self, draft: Draft) -> bool:
+        if self.split == "compositional":
+            return any(HELD_OUT[shape] == colour for shape, colour in draft.pairs)
+        return self.task != "generate" or is_held_out(draft.fields["prompt"]) == (self.split == "val")
+
+    def _caption(self, draw: Draw, index: int) -> Draft:
+        scene = draw.scene(draw.kinds())
+        fields = {"prompt": CAPTION_PROMPT, "caption": caption(draw, scene)}
+        return Draft(fields, {"scene": scene.to_dict()}, image=scene, pairs=scene.pairs)
+
+    def _answer(self, draw: Draw, index: int) -> Draft:
+        kind = list(QUESTIONS)[index % len(QUESTIONS)]
+        question = QUESTIONS[kind](draw)
+        fields = {"question": question.text, "answers": (question.answer,)}
+        meta = {"kind": kind, "scene": question.scene.to_dict()}
+        return Draft(fields, meta, image=question.scene, pairs=tuple(question.pairs))
+
+    def _generate(self, draw: Draw, index: int) -> Draft:
+        if self.split == "train" and draw.chance(self.long_prompts):
+            tag, prompt = "long", long_prompt(draw)
+        else:
+            tag = self._tag(draw, index)
+            prompt = make_prompt(draw, tag)
+        named = tuple((clause["class"], clause["color"]) for clause in prompt.include if "color" in clause)
+        meta = {"tag": tag, "include": prompt.include, "exclude": prompt.exclude, "scene": prompt.scene.to_dict()}
+        return Draft({"prompt": prompt.text}, meta, target=prompt.scene, pairs=named)
+
+    def _tag(self, draw: Draw, index: int) -> str:
+        if self.split == "train":
+            return draw.random.choices(self.tags, self.weights)[0]
+        tags = COMPOSITIONAL_TAGS if self.split == "compositional" else TAGS
+        return tags[index % len(tags)]
+
+    def _edit(self, draw: Draw, index: int) -> Draft:
+        kind = list(EDITS)[index % len(EDITS)]
+        edit = EDITS[kind](draw)
+        meta = {"kind": kind, "source": edit.source.to_dict(), "scene": edit.target.to_dict()}
+        pairs = edit.source.pairs + edit.target.pairs
+        return Draft({"instruction": edit.instruction}, meta, edit.source, edit.target, pairs)
+
+
+def corpus(examples: int = 500) -> list[str]:
+    """Text to train a tokenizer on: the first examples of every task. It has some 90 words."""
+    streams = [Shapes(task, long_prompts=0.1) for task in TASKS]
+    sample = [stream[i] for stream in streams for i in range(examples)]
+    return [text for example in sample for text in (example.condition, example.response) if text]
