@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Task = Literal["caption", "answer", "generate", "edit"]
 TASKS: tuple[Task, ...] = ("caption", "answer", "generate", "edit")
 TEXT_TASKS: tuple[Task, ...] = ("caption", "answer")  # the others draw an image
-Order = Literal["random", "raster"]
+Order = Literal["random", "raster"] | list[int]  # drawn for each image, row-major, or the permutation given
 
 
 @dataclass
@@ -164,12 +164,17 @@ def to_unit(image: Tensor, size: int) -> Tensor:
     return (x / 127.5 - 1).clamp(-1, 1)
 
 
-def make_order(order: Order | Tensor, n: int, generator: torch.Generator) -> Tensor:
+def to_uint8(image: Tensor) -> Tensor:
+    """Float image (..., 3, H, W) in [-1, 1] -> uint8; undoes `to_unit`."""
+    return ((image.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def make_order(order: Order, n: int, generator: torch.Generator) -> Tensor:
     """A permutation (N,): drawn, row-major, or the one given."""
-    if isinstance(order, Tensor):
-        if order.sort().values.tolist() != list(range(n)):
-            raise ValueError(f"order must be a permutation of 0…{n - 1}, got {order.tolist()}")
-        return order
+    if isinstance(order, list):
+        if sorted(order) != list(range(n)):
+            raise ValueError(f"order must be a permutation of 0…{n - 1}, got {order}")
+        return torch.tensor(order)
     if order == "raster":
         return torch.arange(n)
     if order == "random":
@@ -198,21 +203,22 @@ class Formatter:
         ids = self.tokenizer.encode(text)[: self.max_prefix] if text else []
         return [self.tokenizer.bos, *ids, self.tokenizer.separator]
 
+    def prompt(self, example: Example, row: int = 0, text: bool = True, source: bool = True) -> Segment:
+        """The prefix of `example` alone, where decoding starts; without its text or its source images if so asked."""
+        images = tuple(to_unit(image, self.image_size) for image in example.images) if source else ()
+        return Segment(row, example.task, images, self.prefix(example.condition if text else ""))
+
     def segment(self, example: Example, row: int) -> Segment:
         """`example` as global row `row`, with the dropout and order that belong to that row."""
-        images, condition = example.images, example.condition
-        segment = Segment(row, example.task, (), [])
-        if example.response is None:
-            drop_text, drop_source = torch.rand(2, generator=randomness.generator(self.seed, "dropout", row)).tolist()
-            condition = "" if drop_text < self.prompt_dropout else condition
-            images = () if drop_source < self.source_dropout else images
-            segment.target = to_unit(example.target, self.target_size)
-            order_generator = randomness.generator(self.seed, "order", row)
-            segment.order = make_order(self.order, self.num_target_tokens, order_generator)
-        else:
+        if example.response is not None:
+            segment = self.prompt(example, row)
             segment.suffix_ids = [*self.tokenizer.encode(example.response)[: self.max_suffix], self.tokenizer.eos]
-        segment.images = tuple(to_unit(image, self.image_size) for image in images)
-        segment.prefix_ids = self.prefix(condition)
+            return segment
+        text, source = torch.rand(2, generator=randomness.generator(self.seed, "dropout", row)).tolist()
+        segment = self.prompt(example, row, text >= self.prompt_dropout, source >= self.source_dropout)
+        segment.target = to_unit(example.target, self.target_size)
+        order_generator = randomness.generator(self.seed, "order", row)
+        segment.order = make_order(self.order, self.num_target_tokens, order_generator)
         return segment
 
     def prefix_length(self, segment: Segment) -> int:
