@@ -1,0 +1,35 @@
+# make install | test | test-slow | lint | demo | emoji       PYTHON=python3.12 make install picks the interpreter
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: install test test-slow lint demo emoji
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[test]'
+	touch $@
+
+test: install
+	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Each step goes on where it was interrupted; finished ones return at once.
+demo: install
+	$(BIN)/unifluid fit --config experiments/demo_autoencoder.yaml
+	$(BIN)/unifluid fit --config experiments/demo.yaml
+	$(BIN)/unifluid test --config experiments/demo.yaml
+
+emoji: install
+	test -f data/emoji/train.jsonl || $(BIN)/unifluid data emoji --out data/emoji
+	$(BIN)/unifluid fit --config experiments/emoji_autoencoder.yaml
+	$(BIN)/unifluid fit --config experiments/emoji.yaml
+	$(BIN)/unifluid test --config experiments/emoji.yaml
