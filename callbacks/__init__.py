@@ -1,0 +1,1 @@
+"""What runs beside training: moving averages, guards, measurements, sample pictures and scheduled evaluation."""
