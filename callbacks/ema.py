@@ -22,8 +22,8 @@ class EMA(L.Callback):
     """Keeps an fp32 average of the trainable weights: at .9999 a bf16 average would round every update away.
 
     Update n = 0, 1, … has decay min(decay, (1 + n) / (10 + n)). Validation, test and prediction run with the averaged
-    weights; the raw ones are back afterwards, and in every checkpoint, whatever happens. A checkpoint holds the average as
-    `checkpoint["ema"]` = {parameter name: fp32 tensor} and n as `checkpoint["ema_updates"]`.
+    weights; the raw ones are back afterwards, and in every checkpoint, whatever happens. A checkpoint holds the
+    average as `checkpoint["ema"]` = {parameter name: fp32 tensor} and n as `checkpoint["ema_updates"]`.
 
     List it before the callbacks that evaluate, so that they see the average of the step they run at.
 
@@ -92,7 +92,7 @@ class EMA(L.Callback):
         if not self.weights:
             self.weights = {name: p.detach().clone().float() for name, p in trained.items()}
         if self.weights.keys() != trained.keys():
-            name = sorted(self.weights.keys() ^ trained.keys())[0]
+            name = min(self.weights.keys() ^ trained.keys())
             raise ValueError(f"the EMA to resume from and the trained parameters differ, first in {name}")
         self.weights = {name: value.to(trained[name].device) for name, value in self.weights.items()}
 
