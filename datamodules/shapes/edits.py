@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from datamodules.shapes.language import article, describe, reference
-from datamodules.shapes.scenes import MAX_THINGS, Draw, Kind, Position, Scene, extent, make_scene, apart
+from datamodules.shapes.scenes import MAX_THINGS, Draw, Kind, Scene, apart, extent, make_scene
 
 
 class Edit(NamedTuple):

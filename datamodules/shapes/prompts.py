@@ -36,7 +36,7 @@ class Content(NamedTuple):
     kinds: list[Kind]
     words: str
     include: list[Clause]
-    exclude: list[Clause] = []
+    exclude: list[Clause]
     side: str | None = None
 
 
@@ -50,13 +50,13 @@ def attributes(sized: bool, *names: str) -> tuple[str, ...]:
 
 def single_object(draw: Draw, sized: bool) -> Content:
     kind = draw.kind()
-    return Content([kind], article(describe(kind, attributes(sized, "shape"))), [clause(kind)])
+    return Content([kind], article(describe(kind, attributes(sized, "shape"))), [clause(kind)], [])
 
 
 def two_object(draw: Draw, sized: bool) -> Content:
     kinds = [draw.kind(shape=shape) for shape in draw.shapes(2)]
     words = " and ".join(article(describe(kind, attributes(sized, "shape"))) for kind in kinds)
-    return Content(kinds, words, [clause(kind) for kind in kinds])
+    return Content(kinds, words, [clause(kind) for kind in kinds], [])
 
 
 def counting(draw: Draw, sized: bool) -> Content:
@@ -71,7 +71,7 @@ def counting(draw: Draw, sized: bool) -> Content:
 def colors(draw: Draw, sized: bool) -> Content:
     kind = draw.kind()
     words = article(describe(kind, attributes(sized, "colour", "shape")))
-    return Content([kind], words, [clause(kind, color=kind.colour)])
+    return Content([kind], words, [clause(kind, color=kind.colour)], [])
 
 
 def position(draw: Draw, sized: bool) -> Content:
@@ -80,7 +80,7 @@ def position(draw: Draw, sized: bool) -> Content:
     anchor, other = (draw.kind(shape=shape) for shape in draw.shapes(2))
     first, second = (article(describe(kind, attributes(sized, "shape"))) for kind in (other, anchor))
     include = [clause(anchor), clause(other, position=[moved, 0])]
-    return Content([anchor, other], f"{first} {moved} {second}", include, side=where)
+    return Content([anchor, other], f"{first} {moved} {second}", include, [], side=where)
 
 
 def color_attr(draw: Draw, sized: bool) -> Content:
@@ -90,7 +90,7 @@ def color_attr(draw: Draw, sized: bool) -> Content:
     while kinds[0].colour == kinds[1].colour:
         kinds = [draw.kind(shape=shape) for shape in shapes]
     words = " and ".join(article(describe(kind, attributes(sized, "colour", "shape"))) for kind in kinds)
-    return Content(kinds, words, [clause(kind, color=kind.colour) for kind in kinds])
+    return Content(kinds, words, [clause(kind, color=kind.colour) for kind in kinds], [])
 
 
 CATEGORIES: dict[str, Callable[[Draw, bool], Content]] = {
