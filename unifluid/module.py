@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from unifluid import randomness
+from unifluid.checkpoints import Weights, check_same_model, start_from
+from unifluid.configs import describe, factory_of
 from unifluid.interfaces import Backbone, ImageEncoder, ImageHead, ImageTokenizer, Recorded, TextHead, TextTokenizer
 from unifluid.model import TokenLosses, UniFluidModel
 from unifluid.optimization import AdamW
@@ -40,6 +42,7 @@ class UniFluid(Recorded, L.LightningModule):
         compile: torch.compile the backbone and the image head's network.
         seed: of initial weights and of every draw in training.
         init_from: checkpoint or exported folder whose weights to start from; missing and extra names are reported.
+        init_weights: which of its weights, ema or raw; default: the EMA where there is one.
     """
 
     def __init__(
@@ -63,13 +66,15 @@ class UniFluid(Recorded, L.LightningModule):
         compile: bool = False,
         seed: int = 0,
         init_from: str | None = None,
+        init_weights: Weights | None = None,
     ):
         super().__init__()
         self.backbone_factory, self.image_head_factory = backbone, image_head
         self.text_tokenizer, self.optimization = text_tokenizer, optimization
         self.parts = {"text_head": text_head, "image_encoder": image_encoder, "image_tokenizer": image_tokenizer}
         self.lam, self.copies, self.seed, self.position_scale = lam, copies, seed, position_scale
-        self.row_length, self.compile_model, self.init_from = row_length, compile, init_from
+        self.row_length, self.compile_model = row_length, compile
+        self.init_from, self.init_weights = init_from, init_weights
         self.formatter = Formatter(
             text_tokenizer,
             target_size=image_tokenizer.image_size,
@@ -96,6 +101,8 @@ class UniFluid(Recorded, L.LightningModule):
             backbone = self.backbone_factory(self.text_tokenizer.vocab_size)
             head = self.image_head_factory(self.parts["image_tokenizer"].token_dim, backbone.width)
             self.model = UniFluidModel(backbone, image_head=head, position_scale=self.position_scale, **self.parts)
+        # Recorded as factories of known classes and arguments, so that a checkpoint can name them.
+        self.init_args |= {"backbone": factory_of(backbone, 1), "image_head": factory_of(head, 2)}
         if self.compile_model:
             self.model.backbone.compile()
             self.model.image_head.compile()
@@ -103,6 +110,8 @@ class UniFluid(Recorded, L.LightningModule):
         if self._trainer is not None and self.trainer.ckpt_path is None:
             for part in self.model.slots():
                 part.load_pretrained()
+            if self.init_from is not None:
+                start_from(self, self.init_from, self.init_weights)
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.optimization.build(self.model.named_parameters())
@@ -111,6 +120,22 @@ class UniFluid(Recorded, L.LightningModule):
         factor = self.optimization.factor(self.trainer.max_steps)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # -- checkpoints --------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        describe(self)  # what a checkpoint cannot store should stop the run now, not at the first save
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"], checkpoint["tokenizer"] = describe(self), self.text_tokenizer.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_same_model(self, checkpoint)
+        self.text_tokenizer.load_state(checkpoint["tokenizer"])
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """A part that draws from the global generator, as dropout does, draws a function of the step as well."""
+        torch.manual_seed(randomness.derive(self.seed, "global", self.global_rank, self.global_step, batch_idx))
 
     # -- data ---------------------------------------------------------------------------------------------------
 

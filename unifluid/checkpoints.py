@@ -1,0 +1,151 @@
+"""What a checkpoint means: a model's config, weights (raw and EMA) and text tokenizer, from which it is rebuilt.
+
+A checkpoint holds, beside Lightning's training state, `config` (`configs.describe`), `tokenizer` (its bytes) and, where
+an EMA is kept, `ema` (parameter name → fp32). An exported folder holds one set of weights as model.safetensors, with
+config.json and tokenizer.model.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unifluid import __version__, storage
+from unifluid.configs import ALLOWED, Config, build, describe, difference
+from unifluid.interfaces import Recorded
+
+Weights = Literal["ema", "raw"]
+
+WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE = "model.safetensors", "config.json", "tokenizer.model"
+FREE = ("compile", "init_from", "init_weights")  # settings that may differ when a run goes on: they change no result
+
+
+@dataclass
+class Stored:
+    """A model in a file: `tensors` under the names of the module's state_dict, and which weights they are."""
+
+    path: Path
+    config: Config
+    tensors: dict[str, Tensor]
+    tokenizer: bytes | None
+    weights: Weights
+
+    def build(self, allowed: tuple[str, ...] = ALLOWED) -> L.LightningModule:
+        """The module rebuilt, strictly, in evaluation mode on the CPU."""
+        module = build(self.config, allowed)
+        if self.tokenizer is not None:
+            module.text_tokenizer.load_state(self.tokenizer)
+        module.configure_model()
+        try:
+            module.load_state_dict(self.tensors)
+        except RuntimeError as error:
+            raise ValueError(f"{self.path}: its weights do not fit its config: {_first_problem(error)}") from error
+        return module.eval()
+
+
+def read(path: str | Path, weights: Weights | None = None) -> Stored:
+    """A checkpoint file or an exported folder. `weights` None: the EMA where there is one.
+
+    Raises FileNotFoundError or ValueError in one line that names the file.
+    """
+    path = Path(path)
+    stored = _read_folder(path) if path.is_dir() else _read_checkpoint(path, weights)
+    if weights not in (None, stored.weights):
+        raise ValueError(f"{path}: holds {stored.weights} weights only, but {weights} were asked for")
+    return stored
+
+
+def _read_checkpoint(path: Path, weights: Weights | None) -> Stored:
+    checkpoint = storage.load(path, mmap=True)  # the optimizer's state stays on disk
+    config, tensors = _stored_config(checkpoint, path), checkpoint["state_dict"]
+    has_ema = bool(checkpoint.get("ema"))
+    if has_ema and weights != "raw":
+        tensors = {**tensors, **checkpoint["ema"]}
+    return Stored(path, config, tensors, checkpoint.get("tokenizer"), "ema" if has_ema and weights != "raw" else "raw")
+
+
+def _stored_config(checkpoint: dict[str, Any], where: str | Path) -> Config:
+    if "config" not in checkpoint or "state_dict" not in checkpoint:
+        raise ValueError(f"{where}: not a checkpoint of unifluid, it holds no config")
+    return checkpoint["config"]
+
+
+def _read_folder(path: Path) -> Stored:
+    try:
+        about = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+        tensors = load_file(path / WEIGHTS_FILE)
+        config, weights = about["config"], about["weights"]
+    except FileNotFoundError as error:
+        name = Path(error.filename or WEIGHTS_FILE).name
+        raise ValueError(f"{path}: not an exported model, {name} is missing") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: the exported model is damaged ({error})") from error
+    tokenizer = path / TOKENIZER_FILE
+    return Stored(path, config, tensors, tokenizer.read_bytes() if tokenizer.exists() else None, weights)
+
+
+def export(path: str | Path, out: str | Path, weights: Weights | None = None) -> Stored:
+    """Write the model in `path` as a folder `out` of safetensors, config and tokenizer."""
+    stored, out = read(path, weights), Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / CONFIG_FILE).unlink(missing_ok=True)  # comes last: a folder that has it is complete
+    # clone: safetensors refuses tensors that share memory, as tied weights do
+    save_file({name: t.contiguous().clone() for name, t in stored.tensors.items()}, out / WEIGHTS_FILE)
+    if stored.tokenizer is not None:
+        (out / TOKENIZER_FILE).write_bytes(stored.tokenizer)
+    about = {"unifluid": __version__, "weights": stored.weights, "config": stored.config}
+    (out / CONFIG_FILE).write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
+    return stored
+
+
+def check_same_model(module: Recorded, checkpoint: dict[str, Any]) -> None:
+    """Refuse to go on from `checkpoint` with other settings. Raises ValueError naming the first that differs."""
+    here, there = describe(module), _stored_config(checkpoint, "the checkpoint")
+    for name in FREE:
+        here["init_args"].pop(name, None)
+        there["init_args"].pop(name, None)
+    found = difference(here, there)
+    if found:
+        name, ours, theirs = found
+        raise ValueError(
+            f"{f'model.{name}'.rstrip('.')} is {ours} here but {theirs} in the checkpoint: give the same value to go on, "
+            "model.init_from to start from its weights with new settings, or --resume false to start over"
+        )
+
+
+def start_from(module: L.LightningModule, path: str | Path, weights: Weights | None = None) -> None:
+    """Take weights and tokenizer from `path` into a fresh module; what is missing or extra is reported once.
+
+    Raises ValueError for a tensor of another shape, or where no name matches.
+    """
+    stored, own = read(path, weights), module.state_dict()
+    shared = own.keys() & stored.tensors.keys()
+    if not shared:
+        raise ValueError(f"model.init_from: no weight in {path} has a name of this model")
+    for name in sorted(shared):
+        ours, theirs = tuple(own[name].shape), tuple(stored.tensors[name].shape)
+        if ours != theirs:
+            raise ValueError(f"model.init_from: {name} has shape {ours} here but {theirs} in {path}")
+    if stored.tokenizer is not None:  # embeddings mean nothing without the vocabulary they were learned with
+        module.text_tokenizer.load_state(stored.tokenizer)
+    module.load_state_dict(stored.tensors, strict=False)
+    rank_zero_info(f"init_from: {len(shared)} tensors from {path} ({stored.weights} weights)")
+    missing, extra = sorted(own.keys() - shared), sorted(stored.tensors.keys() - shared)
+    for kind, names in (("keep their initial values", missing), ("are left out", extra)):
+        if names:
+            some = ", ".join(names[:5]) + ", …" * (len(names) > 5)
+            rank_zero_warn(f"init_from {path}: {len(names)} tensors {kind}: {some}")
+
+
+def _first_problem(error: RuntimeError) -> str:
+    """torch lists all that does not fit, a line each, after a headline."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return lines[1] if len(lines) > 1 else lines[0]
