@@ -26,22 +26,28 @@ def generator(seed: int, *key: int | str) -> torch.Generator:
 def permuted_index(seed: int, index: int, size: int) -> int:
     """Item `index` of an endless stream of shuffled passes over `size` items: each pass visits every item once.
 
-    A four-round Feistel network on the index, so a pass over billions of items needs no table.
+    An eight-round Feistel network on the index, so a pass over billions of items needs no table. Fewer rounds are
+    measurably uneven on small sizes.
     """
     if size < 1:
         raise ValueError(f"a stream needs at least one item, got {size}")
     epoch, position = divmod(index, size)
     half = max(1, ((size - 1).bit_length() + 1) // 2)
-    mask = (1 << half) - 1
-    keys = [derive(seed, "shuffle", epoch, r) & 0xFFFFFFFF for r in range(4)]
+    mask, key = (1 << half) - 1, derive(seed, "shuffle", epoch)
     while True:  # cycle walking: values outside [0, size) are mapped again
         left, right = position >> half, position & mask
-        for key in keys:
-            mixed = ((right ^ key) * 0x9E3779B1 + (key >> 7)) & 0xFFFFFFFF
-            left, right = right, left ^ ((mixed ^ mixed >> 15) & mask)
+        for r in range(8):
+            left, right = right, left ^ (_mix(key ^ (r << half | right)) & mask)
         position = left << half | right
         if position < size:
             return position
+
+
+def _mix(x: int) -> int:
+    """64 bits in which every bit of x counts: multiply, fold, twice."""
+    x = x * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+    x = (x ^ x >> 32) * 0xD6E8FEB86659FD93 & 0xFFFFFFFFFFFFFFFF
+    return x ^ x >> 32
 
 
 def uniform(seed: int, rows: list[int], purpose: str, *shape: int) -> Tensor:

@@ -97,7 +97,7 @@ def may_attend(layout: Layout, row: Tensor, query: Tensor, key: Tensor) -> Tenso
 
 
 def attention_mask(layout: Layout, start: int = 0, stop: int | None = None) -> Tensor:
-    """Dense form of `may_attend`: (B, stop - start, L) bool for the queries start…stop, True where attention is allowed."""
+    """Dense form of `may_attend`: (B, stop - start, L) bool for the queries start…stop, True where allowed."""
     rows, length = layout.segments.shape
     device = layout.segments.device
     row = torch.arange(rows, device=device)[:, None, None]

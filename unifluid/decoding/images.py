@@ -1,0 +1,111 @@
+"""Images, token by token: prompts into the cache once, then for each place in the order one backbone step, from whose
+hidden state the image head samples the token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unifluid import randomness
+from unifluid.decoding.guidance import SCHEDULES, Schedule, branch_weights
+from unifluid.decoding.prefix import Progress, inference, prefill
+from unifluid.model import UniFluidModel
+from unifluid.sequence import Example, Formatter, Order, make_order, to_uint8
+
+
+@dataclass(frozen=True)
+class ImageSampling:
+    """How images are drawn.
+
+    Args:
+        steps: head steps for every image token (MAR: 100; a flow head needs about 25).
+        guidance: classifier-free guidance scale; 1 decodes the prompt alone, at half the cost.
+        schedule: guidance over the image tokens: constant, rising from 1 (linear, cosine), or none.
+        source_guidance: scale for an edit's source image, apart from its instruction's; left out, it is `guidance`.
+        temperature: multiplies the noise of the head's steps, not the initial noise.
+        order: order in which image tokens are drawn: random, raster, or a permutation of their row-major numbers.
+        batch_size: images drawn at once; images do not depend on it.
+    """
+
+    steps: int = 100
+    guidance: float = 1.0
+    schedule: Schedule = "constant"
+    source_guidance: float | None = None
+    temperature: float = 1.0
+    order: Order = "random"
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+
+
+def generate_images(
+    model: UniFluidModel,
+    formatter: Formatter,
+    examples: list[Example],
+    sampling: ImageSampling,
+    seed: int,
+    indices: list[int] | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Draw the prompts, or follow the edit instructions, of `examples` -> uint8 images (n, 3, H, W) on the CPU.
+
+    Image i is a function of (seed, indices[i]) and its example, whatever is drawn beside it; `indices`: default 0, 1, …
+    Runs on the model's device, in the caller's autocast; pixels are decoded in full precision.
+    """
+    n, size = len(examples), model.image_tokenizer.image_size
+    indices = list(range(n)) if indices is None else indices
+    images = torch.empty(n, 3, size, size, dtype=torch.uint8)  # made outside inference mode, so that callers may write
+    with inference(model):
+        for start in range(0, n, sampling.batch_size):
+            part = slice(start, start + sampling.batch_size)
+
+            def report(done: float, start: int = start) -> None:
+                if progress is not None:
+                    progress(start + done, n)
+
+            tokens = _generate_tokens(model, formatter, examples[part], sampling, seed, indices[part], report)
+            with torch.autocast(tokens.device.type, enabled=False):
+                images[part] = to_uint8(model.image_tokenizer.decode(tokens.float()))
+    return images
+
+
+def _generate_tokens(
+    model: UniFluidModel,
+    formatter: Formatter,
+    examples: list[Example],
+    sampling: ImageSampling,
+    seed: int,
+    indices: list[int],
+    report: Callable[[float], None],
+) -> Tensor:
+    """Image tokens (M, N, d), row-major, of one batch of M examples. Nothing in the loop waits for the device."""
+    n, d, m = model.image_tokenizer.num_tokens, model.image_tokenizer.token_dim, len(examples)
+    device = model.boi.device
+    share = torch.arange(1, n + 1) / n
+    branches, weights = branch_weights(sampling.guidance, sampling.source_guidance, sampling.schedule, share)
+    prompts = [formatter.prompt(e, text=b.text, source=b.source) for b in branches for e in examples]
+    _, cache = prefill(model, formatter, prompts, room=n)
+    order = torch.stack([make_order(sampling.order, n, randomness.generator(seed, "order", i)) for i in indices])
+    order, weights = order.to(device), weights.to(device)[..., None].expand(-1, -1, m)
+    drawn: list[Tensor] = []
+    for k in range(n):
+        x = model.next_inputs(order, k, drawn[-1] if drawn else None)
+        h = model.backbone(x.repeat(len(branches), 1, 1), cache.layout, cache)
+        noise = _noise(seed, indices, k, sampling.steps, d).to(device, non_blocking=True)
+        drawn.append(model.image_head.sample(h.view(len(branches), m, -1), noise, weights[k], sampling.temperature))
+        report(m * (k + 1) / n)
+    ordered = torch.stack(drawn, dim=1)
+    return torch.empty_like(ordered).scatter_(1, order[..., None].expand_as(ordered), ordered)
+
+
+def _noise(seed: int, indices: list[int], place: int, steps: int, d: int) -> Tensor:
+    """Initial and step noise (S + 1, M, d) of one place in the order: a function of (seed, image index, place)."""
+    noise = randomness.normal(seed, indices, f"place/{place}", steps + 1, d).transpose(0, 1).contiguous()
+    return noise.pin_memory() if torch.cuda.is_available() else noise

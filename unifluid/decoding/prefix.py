@@ -1,0 +1,39 @@
+"""What image and text decoding share: inference mode, and prompts encoded once into the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from unifluid.interfaces import Cache
+from unifluid.model import UniFluidModel
+from unifluid.sequence import Formatter, Segment, extend, pack_prompts
+
+Progress = Callable[[float, int], None]  # (examples done, of how many); parts of an example count
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without autograd; afterwards every module is in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def prefill(model: UniFluidModel, formatter: Formatter, prompts: list[Segment], room: int) -> tuple[Tensor, Cache]:
+    """Encode one prompt a row, right-aligned -> hidden state (B, D) of each separator, cache with `room` to go."""
+    batch = pack_prompts(prompts, formatter).to(model.boi.device)
+    x = model.embed(batch)
+    layout = extend(batch.layout, room)
+    kind = x.device.type
+    autocast = torch.is_autocast_enabled(kind)
+    cache = model.backbone.new_cache(layout, torch.get_autocast_dtype(kind) if autocast else x.dtype)
+    return model.backbone(x, layout, cache)[:, -1], cache

@@ -1,0 +1,149 @@
+"""Text: greedy, sampled, or by beam search, batched, from the same cached prefix as images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unifluid import randomness
+from unifluid.decoding.prefix import Progress, inference, prefill
+from unifluid.model import UniFluidModel
+from unifluid.sequence import Example, Formatter, Segment
+
+
+@dataclass(frozen=True)
+class TextSampling:
+    """How text is written.
+
+    Args:
+        beams: width of the beam search; 1 is no search.
+        temperature: 0 takes the likeliest token at every step, above 0 draws.
+        top_p: draws come from the likeliest tokens that together have this probability.
+        max_tokens: longest text in tokens, its end included.
+        batch_size: texts written at once.
+    """
+
+    beams: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 64
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if min(self.beams, self.max_tokens, self.batch_size) < 1:
+            raise ValueError("beams, max_tokens and batch_size must be at least 1")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"temperature must not be negative ({self.temperature}), top_p in (0, 1] ({self.top_p})")
+        if self.beams > 1 and self.temperature > 0:
+            raise ValueError("beam search does not draw: set beams to 1 or temperature to 0")
+
+
+def generate_text(
+    model: UniFluidModel,
+    formatter: Formatter,
+    examples: list[Example],
+    sampling: TextSampling,
+    seed: int,
+    indices: list[int] | None = None,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Captions or answers for `examples`; draws are a function of (seed, indices[i]), `indices` default to 0, 1, …
+
+    Control ids other than eos have no probability. Runs on the model's device, in the caller's autocast.
+    """
+    indices = list(range(len(examples))) if indices is None else indices
+    texts: list[str] = []
+    with inference(model):
+        for start in range(0, len(examples), sampling.batch_size):
+            part = slice(start, start + sampling.batch_size)
+            prompts = [formatter.prompt(example) for example in examples[part]]
+            writer = Writer(model, formatter, prompts, sampling.max_tokens)
+            if sampling.beams > 1:
+                ids = beam_search(writer, sampling.beams)
+            else:
+                u = randomness.uniform(seed, indices[part], "text", sampling.max_tokens)
+                ids = sample(writer, sampling.temperature, sampling.top_p, u)
+            texts += [formatter.tokenizer.decode(row) for row in ids.tolist()]
+            if progress is not None:
+                progress(len(texts), len(examples))
+    return texts
+
+
+class Writer:
+    """Prompts in the cache, one a row, and the log-probabilities of what may come next."""
+
+    def __init__(self, model: UniFluidModel, formatter: Formatter, prompts: list[Segment], max_tokens: int):
+        tokenizer = formatter.tokenizer
+        self.model, self.max_tokens, self.eos, self.pad = model, max_tokens, tokenizer.eos, tokenizer.pad
+        self.h, self.cache = prefill(model, formatter, prompts, room=max_tokens - 1)
+        self.never = torch.tensor([tokenizer.bos, tokenizer.pad, tokenizer.separator], device=self.h.device)
+
+    def log_probabilities(self) -> Tensor:
+        """(B, V), fp32, −inf for control ids other than eos."""
+        logits = self.model.text_head.logits(self.h, self.model.backbone.output_weight)
+        return logits.index_fill(-1, self.never, float("-inf")).log_softmax(-1)
+
+    def write(self, ids: Tensor) -> None:
+        """Put ids (B,) at the end of the rows."""
+        x = self.model.backbone.embed(ids[:, None])
+        self.h = self.model.backbone(x, self.cache.layout, self.cache)[:, -1]
+
+
+def sample(writer: Writer, temperature: float, top_p: float, u: Tensor) -> Tensor:
+    """Greedy (temperature 0) or drawn ids (B, T), pad after eos; u (B, max_tokens): the uniform draws to use."""
+    u = u.to(writer.h.device)
+    ids: list[Tensor] = []
+    ended = torch.zeros(len(u), dtype=torch.bool, device=u.device)
+    for k in range(writer.max_tokens):
+        if k > 0:
+            writer.write(ids[-1])
+        logp = writer.log_probabilities()
+        chosen = nucleus(logp / temperature, top_p, u[:, k]) if temperature > 0 else logp.argmax(-1)
+        ids.append(chosen.masked_fill(ended, writer.pad))
+        ended |= chosen == writer.eos
+        if ended.all():
+            break
+    return torch.stack(ids, dim=1)
+
+
+def nucleus(logits: Tensor, top_p: float, u: Tensor) -> Tensor:
+    """Nucleus sampling (arXiv 1904.09751) by inverse CDF: logits (B, V), uniform u (B,) -> ids (B,)."""
+    p, ids = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
+    mass = p.cumsum(-1)
+    kept = ((mass - p < top_p) & (p > 0)).sum(-1, keepdim=True)  # the fewest whose mass reaches top_p
+    target = u[:, None] * mass.gather(-1, kept - 1)
+    rank = (mass <= target).sum(-1, keepdim=True).minimum(kept - 1)
+    return ids.gather(-1, rank)[:, 0]
+
+
+def beam_search(writer: Writer, beams: int) -> Tensor:
+    """Ids (B, T) ending in eos, pad after it, of the highest sum of log-probabilities found; no length penalty.
+
+    As big_vision decodes PaliGemma: at every step each of the `beams` unfinished texts is also tried as finished, the
+    best finished one is kept, and the search ends when no unfinished one can beat it, since sums only fall.
+    """
+    rows, device = writer.h.shape[0], writer.h.device
+    best = torch.full((rows, writer.max_tokens), writer.pad, device=device)
+    best_score = torch.full((rows,), float("-inf"), device=device)
+    ids, score = best[:, None], torch.zeros(rows, 1, device=device)  # unfinished texts (B, n, T), their sums (B, n)
+    for k in range(writer.max_tokens):
+        logp = writer.log_probabilities().unflatten(0, score.shape)  # (B, n, V)
+        ended_score, winner = (score + logp[..., writer.eos]).max(-1)
+        ended = ids[torch.arange(rows, device=device), winner]
+        ended[:, k] = writer.eos
+        best = torch.where((ended_score > best_score)[:, None], ended, best)
+        best_score = torch.maximum(best_score, ended_score)
+
+        logp[..., writer.eos] = float("-inf")
+        total = (score[..., None] + logp).flatten(1)
+        score, choice = total.topk(min(beams, total.shape[1]))
+        if k + 1 == writer.max_tokens or (best_score >= score[:, 0]).all():
+            break
+        parent, token = choice // logp.shape[-1], choice % logp.shape[-1]
+        ids = ids.gather(1, parent[..., None].expand(-1, -1, writer.max_tokens))
+        ids[..., k] = token
+        writer.cache.reorder((parent + torch.arange(rows, device=device)[:, None] * logp.shape[1]).flatten())
+        writer.write(token.flatten())
+    return best
