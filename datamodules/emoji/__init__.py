@@ -1,0 +1,9 @@
+"""Emoji: real pictures, each concept drawn by several foundries in their own style, with agreed names.
+
+`fetch` gets the icon sets with npm, `build` makes a folder of the kit's own schema of them (`datamodules.folder`).
+"""
+
+from datamodules.emoji.build import build
+from datamodules.emoji.sources import STYLES, fetch
+
+__all__ = ["STYLES", "build", "fetch"]

@@ -1,0 +1,95 @@
+"""Reading pictures nobody vouches for: an allowlist of formats, limits before decoding, one RGB result.
+
+>>> read_image("cat.jpg").shape
+torch.Size([3, 480, 640])
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.Image import Transpose
+from torch import Tensor
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # an allowlist: the decoders of EPS, PSD, … never see the file
+MAX_PIXELS = 64_000_000
+MAX_RATIO = 20  # long side : short side
+REASONS = ("missing file", "not an image", "corrupt image", "too many pixels", "too small", "too elongated")
+
+ORIENTATION_TAG = 0x0112
+UPRIGHT = {  # EXIF orientation -> what makes the picture upright
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+
+
+class BadImage(ValueError):
+    """A picture that cannot be used. `reason` is one of `REASONS`, for counting; the message says more."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+def read_image(path: str | Path) -> Tensor:
+    """The picture in `path` as uint8 (3, H, W), RGB, upright by its EXIF tag, the first frame of an animation.
+
+    CMYK, palette, gray and 16-bit pictures become 8-bit RGB; transparency is laid on white. Raises BadImage.
+    """
+    path = Path(path)
+    if not path.is_file():  # also refuses pipes and devices, which could block for ever
+        raise BadImage("missing file", str(path))
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _check_size(image, path)
+            image.load()
+            return _to_tensor(_to_rgb(_upright(image)))
+    except BadImage:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise BadImage("not an image", f"{path} is none of {', '.join(FORMATS)}") from error
+    except Image.DecompressionBombError as error:
+        raise BadImage("too many pixels", f"{path}: {error}") from error
+    except Exception as error:  # decoders raise nearly anything on broken data: OSError, SyntaxError, struct.error, …
+        raise BadImage("corrupt image", f"{path}: {error}") from error
+
+
+def _check_size(image: Image.Image, path: Path) -> None:
+    """Limits on what the header says, before a pixel is decoded."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise BadImage("too many pixels", f"{path} is {width}x{height}, the limit is {MAX_PIXELS / 1e6:.0f} Mpx")
+    if width * height < 2:
+        raise BadImage("too small", f"{path} is {width}x{height}")
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise BadImage("too elongated", f"{path} is {width}x{height}, the limit is {MAX_RATIO}:1")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ORIENTATION_TAG)
+    except Exception:  # noqa: BLE001 - a broken tag says nothing about the pixels, which have been decoded already
+        return image
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits: `convert` would clip at 255 instead of scaling
+        image = Image.fromarray((np.asarray(image, dtype=np.float32) / 257).round().clip(0, 255).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
