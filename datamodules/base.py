@@ -25,3 +25,8 @@ class ExampleDataset(Recorded, Dataset, ABC):
     @abstractmethod
     def texts(self) -> Iterator[str]:
         """Text to train a tokenizer on: all of it, or a fair sample."""
+
+    def score_text(self, example: Example, text: str) -> bool:
+        """Whether `text` is a right caption or answer: one of the example's own, unless a data set knows better."""
+        right = (example.caption,) if example.task == "caption" else example.answers
+        return text.strip() in right

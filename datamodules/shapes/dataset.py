@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from datamodules.base import ExampleDataset
 from datamodules.shapes.edits import EDITS
-from datamodules.shapes.language import CAPTION_PROMPT, caption
+from datamodules.shapes.language import CAPTION_PROMPT, caption, parse_caption
 from datamodules.shapes.prompts import TAGS, long_prompt, make_prompt
 from datamodules.shapes.questions import QUESTIONS
 from datamodules.shapes.render import render
@@ -91,6 +91,12 @@ class Shapes(ExampleDataset):
     def texts(self) -> Iterator[str]:
         """The whole language of the data set, whatever the task: streams of several tasks share a vocabulary."""
         return iter(corpus())
+
+    def score_text(self, example: Example, text: str) -> bool:
+        """A caption is right, however worded, if it names exactly the things that are there."""
+        if example.task == "caption":
+            return parse_caption(text) == parse_caption(example.caption)
+        return super().score_text(example, text)
 
     def _accepts(self, draft: Draft) -> bool:
         if self.split == "compositional":
