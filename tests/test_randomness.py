@@ -52,6 +52,7 @@ def test_a_row_is_drawn_alike_whatever_is_drawn_beside_it():
         assert together.shape == (3, 3, 2)
         assert torch.equal(together[1:2], draw(5, [9], "t", 3, 2))
         assert not torch.equal(together[0], together[1])
+        assert draw(5, [], "t", 3, 2).shape == (0, 3, 2)
         assert not torch.equal(together, draw(5, [4, 9, 2], "u", 3, 2))
 
 

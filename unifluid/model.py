@@ -105,7 +105,6 @@ class UniFluidModel(nn.Module):
         text = self.text_head.loss(h[batch.label_index], self.backbone.output_weight, batch.labels)
         n, copies, count = u.shape
         z = h[batch.target_index.flatten()]
-        t = self.image_head.times(u).transpose(0, 1).reshape(copies, n * count)
-        noise = noise.transpose(0, 1).reshape(copies, n * count, -1)
-        image = self.image_head.loss(z, ordered.flatten(0, 1), t, noise)
+        t = self.image_head.times(u).transpose(0, 1).flatten(1)
+        image = self.image_head.loss(z, ordered.flatten(0, 1), t, noise.transpose(0, 1).flatten(1, 2))
         return TokenLosses(text, image.view(copies, n, count).transpose(0, 1))

@@ -7,6 +7,7 @@ do not depend on rank, workers, batch size or accumulation, and a resumed run ne
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -52,9 +53,16 @@ def _mix(x: int) -> int:
 
 def uniform(seed: int, rows: list[int], purpose: str, *shape: int) -> Tensor:
     """Uniform draws in [0, 1), (len(rows), *shape), row by row a function of (seed, purpose, row)."""
-    return torch.stack([torch.rand(shape, generator=generator(seed, purpose, row)) for row in rows])
+    return _by_row(torch.rand, seed, rows, purpose, shape)
 
 
 def normal(seed: int, rows: list[int], purpose: str, *shape: int) -> Tensor:
     """Standard normal draws, (len(rows), *shape), row by row a function of (seed, purpose, row)."""
-    return torch.stack([torch.randn(shape, generator=generator(seed, purpose, row)) for row in rows])
+    return _by_row(torch.randn, seed, rows, purpose, shape)
+
+
+def _by_row(draw: Callable[..., Tensor], seed: int, rows: list[int], purpose: str, shape: tuple[int, ...]) -> Tensor:
+    drawn = torch.empty(len(rows), *shape)
+    for place, row in zip(drawn, rows, strict=True):
+        draw(shape, generator=generator(seed, purpose, row), out=place)
+    return drawn
