@@ -1,4 +1,4 @@
-"""A decoder-only transformer from scratch: RMSNorm, RoPE, gated MLP, grouped-query attention, QK-norm.
+"""A decoder-only transformer from scratch: RMS or layer norm, RoPE, gated MLP, grouped-query attention, QK-norm.
 
 Embeddings have unit size on entry (rows of norm 1 times √D, as Gemma scales them), so text, image tokens and positions
 start at comparable scales. Shapes: see `interfaces`; h heads, k key-value heads, e head width, C cache positions.
@@ -6,7 +6,9 @@ start at comparable scales. Shapes: see `interfaces`; h heads, k key-value heads
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Literal
 
 import torch
 from einops import rearrange
@@ -15,6 +17,9 @@ from torch.nn import functional as F
 
 from unifluid.interfaces import Backbone, Cache
 from unifluid.sequence import Layout, attention_mask
+
+NORMS = {"rms": functools.partial(nn.RMSNorm, eps=1e-6), "layer": functools.partial(nn.LayerNorm, eps=1e-6, bias=False)}
+ACTIVATIONS = {"silu": F.silu, "gelu": functools.partial(F.gelu, approximate="tanh"), "relu": F.relu}
 
 
 class Decoder(Backbone):
@@ -25,7 +30,9 @@ class Decoder(Backbone):
         width: D, a multiple of `heads`.
         mlp_width: hidden width of the gated MLP; default 8/3 of `width`, rounded up to 32.
         kv_heads: key-value heads; default `heads` (no grouping).
-        qk_norm: RMS-normalise queries and keys, which keeps attention stable at high learning rates.
+        qk_norm: normalise queries and keys (no weights), which keeps attention stable at high learning rates.
+        norm: "rms", or "layer" (without bias), which is several times faster on a CPU.
+        activation: of the MLP's gate: "silu" (SwiGLU), "gelu" (GeGLU) or "relu" (ReGLU, the fastest on a CPU).
         tied: text classification shares the embedding matrix.
         rope_base: RoPE wavelength base (RoFormer, arXiv 2104.09864).
         init_scale: multiplies the fan-in initialisation of the matrices.
@@ -40,6 +47,8 @@ class Decoder(Backbone):
         kv_heads: int | None = None,
         mlp_width: int | None = None,
         qk_norm: bool = True,
+        norm: Literal["rms", "layer"] = "rms",
+        activation: Literal["silu", "gelu", "relu"] = "silu",
         tied: bool = True,
         rope_base: float = 10_000.0,
         init_scale: float = 1.0,
@@ -48,15 +57,17 @@ class Decoder(Backbone):
         kv_heads = kv_heads or heads
         if width % heads or heads % kv_heads:
             raise ValueError(f"width {width} must be a multiple of heads {heads}, and heads of kv_heads {kv_heads}")
+        if norm not in NORMS or activation not in ACTIVATIONS:
+            raise ValueError(f"norm is one of {[*NORMS]} and activation of {[*ACTIVATIONS]}; got {norm}, {activation}")
         mlp_width = mlp_width or -(-width * 8 // 3 // 32) * 32
         self.width, self.vocab_size, self.rope_base = width, vocab_size, rope_base
         self.head_width = width // heads
         self.embedding = nn.Embedding(vocab_size, width)
         self.output = None if tied else nn.Linear(width, vocab_size, bias=False)
         self.blocks = nn.ModuleList(
-            Block(width, heads, kv_heads, mlp_width, qk_norm) for _ in range(depth)
+            Block(width, heads, kv_heads, mlp_width, qk_norm, norm, activation) for _ in range(depth)
         )
-        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.norm = NORMS[norm](width)
         self._init_weights(init_scale)
 
     def _init_weights(self, scale: float) -> None:
@@ -81,13 +92,21 @@ class Decoder(Backbone):
         start = 0 if cache is None else cache.length
         stop = start + x.shape[1]
         # Without a cache the keys are the queries; with one, all filled positions: columns after `stop` hold nothing.
-        mask = attention_mask(layout, start, stop)[:, None, :, :stop]
-        rotation = rope(layout.positions[:, start:stop], self.head_width, self.rope_base)
+        allowed = attention_mask(layout, start, stop)[:, None, :, :stop]
+        dtype = self.compute_dtype(x)
+        bias = torch.zeros(allowed.shape, dtype=dtype, device=x.device).masked_fill_(~allowed, float("-inf"))
+        rotation = rope(layout.positions[:, start:stop], self.head_width, self.rope_base, dtype)
         for index, block in enumerate(self.blocks):
-            x = block(x, mask, rotation, None if cache is None else cache.layer(index, start, stop))
+            x = block(x, bias, rotation, None if cache is None else cache.layer(index, start, stop))
         if cache is not None:
             cache.length = stop
         return self.norm(x)
+
+    @staticmethod
+    def compute_dtype(x: Tensor) -> torch.dtype:
+        """What the matmuls give: autocast's dtype where it is on."""
+        device = x.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
     def new_cache(self, layout: Layout, dtype: torch.dtype) -> DecoderCache:
         block = self.blocks[0]
@@ -97,63 +116,63 @@ class Decoder(Backbone):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and gated (SwiGLU) MLP."""
+    """Pre-norm attention and gated MLP."""
 
-    def __init__(self, width: int, heads: int, kv_heads: int, mlp_width: int, qk_norm: bool):
+    def __init__(
+        self, width: int, heads: int, kv_heads: int, mlp_width: int, qk_norm: bool, norm: str, activation: str
+    ):
         super().__init__()
-        head_width = width // heads
-        self.heads, self.kv_heads = heads, kv_heads
-        self.attention_norm = nn.RMSNorm(width, eps=1e-6)
-        self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * head_width, bias=False)
-        self.query_norm = nn.RMSNorm(head_width, eps=1e-6) if qk_norm else nn.Identity()
-        self.key_norm = nn.RMSNorm(head_width, eps=1e-6) if qk_norm else nn.Identity()
+        self.heads, self.kv_heads, self.head_width = heads, kv_heads, width // heads
+        self.activation = ACTIVATIONS[activation]
+        self.attention_norm, self.mlp_norm = NORMS[norm](width), NORMS[norm](width)
+        self.qk_norm = NORMS[norm](self.head_width, elementwise_affine=False) if qk_norm else nn.Identity()
+        self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * self.head_width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        self.mlp_norm = nn.RMSNorm(width, eps=1e-6)
         self.gate_up = nn.Linear(width, 2 * mlp_width, bias=False)
         self.down = nn.Linear(mlp_width, width, bias=False)
 
-    def forward(self, x: Tensor, mask: Tensor, rotation: tuple[Tensor, Tensor], cache: LayerCache | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), mask, rotation, cache)
+    def forward(self, x: Tensor, bias: Tensor, rotation: tuple[Tensor, Tensor], cache: LayerCache | None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), bias, rotation, cache)
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up)
+        return x + self.down(self.activation(gate) * up)
 
-    def attention(self, x: Tensor, mask: Tensor, rotation: tuple[Tensor, Tensor], cache: LayerCache | None) -> Tensor:
-        heads = [self.heads, self.kv_heads, self.kv_heads]
-        q, k, v = rearrange(self.qkv(x), "b l (h e) -> b h l e", h=sum(heads)).split(heads, dim=1)
-        q, k = rotate(self.query_norm(q), rotation), rotate(self.key_norm(k), rotation)
-        k, v = k.to(v.dtype), v
+    def attention(self, x: Tensor, bias: Tensor, rotation: tuple[Tensor, Tensor], cache: LayerCache | None) -> Tensor:
+        heads = rearrange(self.qkv(x), "b l (h e) -> b l h e", e=self.head_width)
+        qk, v = heads.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
+        qk = rotate(self.qk_norm(qk), rotation)
+        q, k, v = (rearrange(t, "b l h e -> b h l e") for t in (qk[:, :, : self.heads], qk[:, :, self.heads :], v))
         if cache is not None:
             k, v = cache.append(k, v)
-        y = attend(q.to(v.dtype), k, v, mask)
-        return self.out(rearrange(y, "b h l e -> b l (h e)"))
+        return self.out(rearrange(attend(q, k, v, bias), "b h l e -> b l (h e)"))
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Softmax attention: q (B, h, L, e), k and v (B, k, C, e), mask (B, 1, L, C) True where allowed -> (B, h, L, e).
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Softmax attention: q (B, h, L, e), k and v (B, k, C, e), bias (B, 1, L, C) 0 or −inf -> (B, h, L, e).
 
     On a CPU at these lengths matmul-softmax-matmul is far faster than SDPA, whose backward dominates in bf16.
     """
     if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=q.shape[1] != k.shape[1])
+        return F.scaled_dot_product_attention(q, k, v, bias, enable_gqa=q.shape[1] != k.shape[1])
     groups = q.shape[1] // k.shape[1]
     k, v = (t.repeat_interleave(groups, dim=1) if groups > 1 else t for t in (k, v))
-    scores = (q * q.shape[-1] ** -0.5) @ k.mT
-    return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1).to(v.dtype) @ v
+    with torch.autocast("cpu", enabled=False):  # autocast would run the softmax in fp32, at three more passes
+        return ((q * q.shape[-1] ** -0.5) @ k.mT + bias).softmax(dim=-1) @ v
 
 
-def rope(positions: Tensor, width: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (B, 1, L, e/2) of the rotary angles of `positions` (B, L), fp32."""
+def rope(positions: Tensor, width: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """[cos, cos] and [-sin, sin] (B, L, 1, e) of the rotary angles of `positions` (B, L); angles in fp32."""
     half = width // 2
     frequency = base ** (-torch.arange(half, device=positions.device, dtype=torch.float32) / half)
-    angle = positions[:, None, :, None].float() * frequency
-    return angle.cos(), angle.sin()
+    angle = positions[:, :, None, None].float() * frequency
+    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate pairs (i, i + e/2) of x (B, h, L, e)."""
+    """Rotate pairs (i, i + e/2) of x (B, L, h, e)."""
     cos, sin = rotation
     a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    return x * cos + torch.cat([b, a], dim=-1) * sin
 
 
 class LayerCache:
