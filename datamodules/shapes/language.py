@@ -39,7 +39,7 @@ def describe(kind: Kind, attributes: Sequence[str]) -> str:
 
 
 def reference(draw: Draw, kinds: Sequence[Kind], i: int, without: str = "") -> str | None:
-    """A definite description that only `kinds[i]` answers to, never using the attribute `without`; None if none does."""
+    """A description that only `kinds[i]` answers to, without the attribute `without`; None if there is none."""
     options = []
     for attributes in BY_ANY:
         if without in attributes:

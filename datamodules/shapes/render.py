@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -13,24 +14,25 @@ from datamodules.shapes.scenes import BACKGROUNDS, COLOURS, Scene, extent, radiu
 SAMPLES = 16  # sub-pixels a side
 
 
-def inside(shape: str, x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
-    """Whether points (x, y) relative to the centre, y downward, belong to a shape of radius r."""
-    masks = {
-        "circle": x**2 + y**2 <= r**2,
-        "square": np.maximum(abs(x), abs(y)) <= 0.86 * r,
-        "triangle": (y <= 0.85 * r) & (abs(x) <= (y + r) * 0.55),
-        "cross": (np.minimum(abs(x), abs(y)) <= 0.34 * r) & (np.maximum(abs(x), abs(y)) <= r),
-        "ring": (x**2 + y**2 <= r**2) & (x**2 + y**2 >= (0.52 * r) ** 2),
-    }
-    return masks[shape]
+# Whether points (x, y), relative to the centre and in radii, y downward, belong to a shape.
+INSIDE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "circle": lambda x, y: x**2 + y**2 <= 1,
+    "square": lambda x, y: np.maximum(abs(x), abs(y)) <= 0.86,
+    "triangle": lambda x, y: (y <= 0.85) & (abs(x) <= (y + 1) * 0.55),
+    "cross": lambda x, y: (np.minimum(abs(x), abs(y)) <= 0.34) & (np.maximum(abs(x), abs(y)) <= 1),
+    "ring": lambda x, y: (x**2 + y**2 <= 1) & (x**2 + y**2 >= 0.52**2),
+}
 
 
 @cache
-def coverage(shape: str, size: str, image_size: int) -> np.ndarray:
-    """Share of each pixel that the shape covers, (2e + 1, 2e + 1) float32 in [0, 1], e = `extent`."""
-    side = 2 * extent(size, image_size) + 1
-    points = (np.arange(side * SAMPLES) + 0.5) / SAMPLES - side / 2
-    mask = inside(shape, points[None, :], points[:, None], radius(size, image_size))
+def coverage(shape: str, size: str, image_size: int, dx: float = 0, dy: float = 0, margin: int = 0) -> np.ndarray:
+    """Share of each pixel that the shape covers, float32 in [0, 1], in its box of 2·extent + 1 pixels plus a margin.
+
+    (dx, dy) moves the shape off the centre pixel's middle, in pixels.
+    """
+    side = 2 * (extent(size, image_size) + margin) + 1
+    points, r = (np.arange(side * SAMPLES) + 0.5) / SAMPLES - side / 2, radius(size, image_size)
+    mask = INSIDE[shape]((points[None, :] - dx) / r, (points[:, None] - dy) / r)
     return mask.reshape(side, SAMPLES, side, SAMPLES).mean((1, 3), dtype=np.float32)
 
 

@@ -148,7 +148,7 @@ class Draw:
         return self.choice(BACKGROUND_NAMES)
 
     def place(self, sizes: Sequence[str]) -> list[Position] | None:
-        """Centres for things of `sizes`, one after another; None where chance left no room. The hot loop of training."""
+        """Centres for things of `sizes`, one after another; None where chance left no room. A hot loop."""
         uniform, boxes = self.random.random, []
         for size in sizes:
             reach = EXTENTS[self.image_size, size]
