@@ -51,7 +51,7 @@ def read_image(path: str | Path) -> Tensor:
         with Image.open(path, formats=FORMATS) as image:
             _check_size(image, path)
             image.load()
-            return _to_tensor(_to_rgb(_upright(image)))
+            return to_tensor(image)
     except BadImage:
         raise
     except Image.UnidentifiedImageError as error:
@@ -60,6 +60,12 @@ def read_image(path: str | Path) -> Tensor:
         raise BadImage("too many pixels", f"{path}: {error}") from error
     except Exception as error:  # decoders raise nearly anything on broken data: OSError, SyntaxError, struct.error, …
         raise BadImage("corrupt image", f"{path}: {error}") from error
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """A picture already opened as uint8 (3, H, W), RGB, upright, transparency on white."""
+    rgb = _to_rgb(_upright(image))
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
 
 
 def _check_size(image: Image.Image, path: Path) -> None:
@@ -89,7 +95,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image).convert("RGB")
-
-
-def _to_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

@@ -1,8 +1,8 @@
 """What a checkpoint means: a model's config, weights (raw and EMA) and text tokenizer, from which it is rebuilt.
 
-A checkpoint holds, beside Lightning's training state, `config` (`configs.describe`), `tokenizer` (its bytes) and, where
-an EMA is kept, `ema` (parameter name → fp32). An exported folder holds one set of weights as model.safetensors, with
-config.json and tokenizer.model.
+A checkpoint holds, beside Lightning's training state, `config` (`configs.describe`), `tokenizer` (its bytes, as a uint8
+tensor) and, where an EMA is kept, `ema` (parameter name → fp32). An exported folder holds one set of weights as
+model.safetensors, with config.json and tokenizer.model.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from unifluid import __version__, storage
 from unifluid.configs import ALLOWED, Config, build, describe, difference
-from unifluid.interfaces import Recorded
+from unifluid.interfaces import Recorded, TextTokenizer
 
 Weights = Literal["ema", "raw"]
 
@@ -66,10 +67,10 @@ def read(path: str | Path, weights: Weights | None = None) -> Stored:
 def _read_checkpoint(path: Path, weights: Weights | None) -> Stored:
     checkpoint = storage.load(path, mmap=True)  # the optimizer's state stays on disk
     config, tensors = _stored_config(checkpoint, path), checkpoint["state_dict"]
-    has_ema = bool(checkpoint.get("ema"))
-    if has_ema and weights != "raw":
-        tensors = {**tensors, **checkpoint["ema"]}
-    return Stored(path, config, tensors, checkpoint.get("tokenizer"), "ema" if has_ema and weights != "raw" else "raw")
+    tokenizer = _bytes(checkpoint["tokenizer"]) if "tokenizer" in checkpoint else None
+    if weights == "raw" or not checkpoint.get("ema"):
+        return Stored(path, config, tensors, tokenizer, "raw")
+    return Stored(path, config, {**tensors, **checkpoint["ema"]}, tokenizer, "ema")
 
 
 def _stored_config(checkpoint: dict[str, Any], where: str | Path) -> Config:
@@ -106,8 +107,18 @@ def export(path: str | Path, out: str | Path, weights: Weights | None = None) ->
     return stored
 
 
-def check_same_model(module: Recorded, checkpoint: dict[str, Any]) -> None:
-    """Refuse to go on from `checkpoint` with other settings. Raises ValueError naming the first that differs."""
+def pack_model(checkpoint: dict[str, Any], module: Recorded, tokenizer: TextTokenizer | None = None) -> None:
+    """Put into `checkpoint` what rebuilds `module`, for its `on_save_checkpoint`."""
+    checkpoint["config"] = describe(module)
+    if tokenizer is not None:
+        checkpoint["tokenizer"] = torch.tensor(list(tokenizer.state()), dtype=torch.uint8)
+
+
+def unpack_model(checkpoint: dict[str, Any], module: Recorded, tokenizer: TextTokenizer | None = None) -> None:
+    """For the `on_load_checkpoint` of a module about to go on from `checkpoint`: restores the tokenizer.
+
+    Raises ValueError naming the first setting in which the two differ; Lightning alone would say nothing.
+    """
     here, there = describe(module), _stored_config(checkpoint, "the checkpoint")
     for name in FREE:
         here["init_args"].pop(name, None)
@@ -116,9 +127,15 @@ def check_same_model(module: Recorded, checkpoint: dict[str, Any]) -> None:
     if found:
         name, ours, theirs = found
         raise ValueError(
-            f"{f'model.{name}'.rstrip('.')} is {ours} here but {theirs} in the checkpoint: give the same value to go on, "
+            f"{f'model.{name}'.rstrip('.')} is {ours} here but {theirs} in the checkpoint: give that value to go on, "
             "model.init_from to start from its weights with new settings, or --resume false to start over"
         )
+    if tokenizer is not None:
+        tokenizer.load_state(_bytes(checkpoint["tokenizer"]))
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.numpy().tobytes()
 
 
 def start_from(module: L.LightningModule, path: str | Path, weights: Weights | None = None) -> None:

@@ -35,6 +35,8 @@ class Recorded:
         for name, parameter in inspect.signature(cls.__init__).parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 arguments.update(arguments.pop(name, {}))
+            if parameter.kind is parameter.VAR_POSITIONAL and not arguments.get(name):
+                arguments.pop(name, None)  # the signature of a class without an __init__ of its own
         object.__setattr__(self, "init_args", arguments)
         return self
 
@@ -147,6 +149,15 @@ class ImageTokenizer(Part):
     @abstractmethod
     def decode(self, tokens: Tensor) -> Tensor:
         """Tokens (B, N, d) -> images (B, 3, H, W), clamped to [-1, 1]."""
+
+
+class TrainableImageTokenizer(ImageTokenizer):
+    """An image tokenizer that `autoencoder` trains: latents drawn from a Gaussian, decoded to pixels."""
+
+    @abstractmethod
+    def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W), standard normal noise (B, N, d) -> reconstructions (B, 3, H, W), not clamped, and
+        moments (B, 2C, ...): mean and log-variance of the latents the reconstructions were drawn with. Both fp32."""
 
 
 class ImageEncoder(Part):

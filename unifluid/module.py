@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unifluid import randomness
-from unifluid.checkpoints import Weights, check_same_model, start_from
+from unifluid.checkpoints import Weights, pack_model, start_from, unpack_model
 from unifluid.configs import describe, factory_of
 from unifluid.interfaces import Backbone, ImageEncoder, ImageHead, ImageTokenizer, Recorded, TextHead, TextTokenizer
 from unifluid.model import TokenLosses, UniFluidModel
@@ -127,11 +127,10 @@ class UniFluid(Recorded, L.LightningModule):
         describe(self)  # what a checkpoint cannot store should stop the run now, not at the first save
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["config"], checkpoint["tokenizer"] = describe(self), self.text_tokenizer.state()
+        pack_model(checkpoint, self, self.text_tokenizer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_same_model(self, checkpoint)
-        self.text_tokenizer.load_state(checkpoint["tokenizer"])
+        unpack_model(checkpoint, self, self.text_tokenizer)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """A part that draws from the global generator, as dropout does, draws a function of the step as well."""

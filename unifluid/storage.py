@@ -8,6 +8,8 @@ NAME.previous.ckpt: if the disk damages the newest, one save interval is lost an
 from __future__ import annotations
 
 import os
+import pickle
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -92,9 +94,11 @@ def load(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     verify(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # UnpicklingError for anything but plain data; RuntimeError for another zip archive
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path}: not a checkpoint of plain data and tensors ({reason})") from error
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        raise ValueError(f"{path}: refused, it holds {code[1] if code else 'objects'}, not only plain data") from error
+    except Exception as error:  # torch raises nearly anything on a zip archive of something else
+        raise ValueError(f"{path}: not a checkpoint ({str(error).splitlines()[0]})") from error
 
 
 def latest(folder: str | Path) -> Path | None:

@@ -1,0 +1,1 @@
+"""The command line: a dispatcher free of torch, and one file per command family, imported when its command runs."""

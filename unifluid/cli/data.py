@@ -1,0 +1,46 @@
+"""data: make data sets in the kit's own schema."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from unifluid.cli.errors import Parser
+
+KINDS = {"emoji": "pictures, names, questions and edits from four emoji icon sets"}
+
+
+def run(command: str, args: list[str]) -> None:
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: unifluid data KIND [options]\n\nkinds:")
+        print("\n".join(f"  {kind:10} {text}" for kind, text in KINDS.items()))
+        return
+    kind, *rest = args
+    if kind not in KINDS:
+        raise ValueError(f"no data set {kind!r}, there are: {', '.join(KINDS)}")
+    emoji(_emoji_options(rest))
+
+
+def _emoji_options(args: list[str]) -> argparse.Namespace:
+    parser = Parser("data emoji", "Make a data set of emoji: who drew them, and under which licence, is printed.")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the data set goes")
+    parser.add_argument(
+        "--sources",
+        metavar="DIR",
+        help="folder with the icon-set tarballs (default: fetched with npm into OUT/sources)",
+    )
+    parser.add_argument("--size", type=int, default=48, help="pixels of a picture's side (%(default)s)")
+    parser.add_argument("--styles", nargs="+", metavar="STYLE", help="icon sets to use (default: all)")
+    return parser.parse_args(args)
+
+
+def emoji(options: argparse.Namespace) -> None:
+    from datamodules.emoji import STYLES, build, fetch
+
+    styles, sources = options.styles or STYLES, options.sources
+    if sources is None:
+        sources = Path(options.out) / "sources"
+        if not any(sources.glob("*.tgz")):
+            fetch(sources, styles)
+    made = build(sources, options.out, options.size, styles)
+    print(f"{', '.join(f'{n} {what}' for what, n in made.items())} are in {options.out}")

@@ -1,0 +1,19 @@
+"""export: a checkpoint as a folder of safetensors, config and tokenizer."""
+
+from __future__ import annotations
+
+from unifluid.cli.errors import Parser
+
+
+def run(command: str, args: list[str]) -> None:
+    parser = Parser(command, "Write one set of weights as model.safetensors, with config.json and tokenizer.model.")
+    parser.add_argument("--ckpt", required=True, metavar="PATH", help="a checkpoint or an exported folder")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument("--weights", choices=("ema", "raw"), help="default: ema where there is one")
+    options = parser.parse_args(args)
+
+    from unifluid.checkpoints import export
+
+    stored = export(options.ckpt, options.out, options.weights)
+    count = sum(tensor.numel() for tensor in stored.tensors.values())
+    print(f"{count:,} numbers in {len(stored.tensors)} tensors ({stored.weights} weights) are in {options.out}")

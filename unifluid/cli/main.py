@@ -1,0 +1,73 @@
+"""`unifluid COMMAND …`: names the commands, runs one, and turns mistakes into one line.
+
+Nothing heavy is imported before a command runs, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+from unifluid import __version__
+from unifluid.cli.errors import one_line
+
+COMMANDS = {  # name: (module with `run(command, args)`, what it does)
+    "fit": ("trainer", "train a model described in YAML; goes on where it was interrupted"),
+    "validate": ("trainer", "losses and scheduled scores of a checkpoint"),
+    "test": ("trainer", "final scores of a checkpoint"),
+    "predict": ("trainer", "run a checkpoint over a data module"),
+    "generate": ("sample", "draw pictures from prompts"),
+    "caption": ("sample", "describe pictures"),
+    "answer": ("sample", "answer questions about pictures"),
+    "edit": ("sample", "change pictures by instructions"),
+    "export": ("export", "write a checkpoint as safetensors and config"),
+    "data": ("data", "make data sets: emoji"),
+}
+
+
+def usage() -> str:
+    lines = [f"  {name:10} {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: unifluid COMMAND [options]",
+            "",
+            "One transformer that draws what a sentence says and describes what a picture shows.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`unifluid COMMAND --help` lists its options. UNIFLUID_TRACEBACK=1 shows where an error comes from.",
+        ]
+    )
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run one command -> exit code: 0, 2 for a mistake of the user's, 130 when interrupted. A bug is raised."""
+    args = sys.argv[1:] if args is None else args
+    if not args or args[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if args[0] in ("-V", "--version"):
+        print(f"unifluid {__version__}")
+        return 0
+    try:
+        return run(args[0], args[1:])
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as stop:
+        # Lightning ends an interrupted run with exit code 1.
+        return 130 if isinstance(stop.__context__, KeyboardInterrupt) else int(stop.code or 0)
+    except Exception as error:
+        line = one_line(error)
+        if line is None or os.environ.get("UNIFLUID_TRACEBACK"):
+            raise
+        print(f"unifluid: error: {line}", file=sys.stderr)
+        return 2
+
+
+def run(command: str, args: list[str]) -> int:
+    if command not in COMMANDS:
+        raise ValueError(f"no command {command!r}, there are: {', '.join(COMMANDS)}")
+    import_module(f"unifluid.cli.{COMMANDS[command][0]}").run(command, args)
+    return 0

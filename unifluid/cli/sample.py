@@ -1,0 +1,192 @@
+"""generate, caption, answer, edit: a checkpoint at work, from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unifluid.cli.errors import Parser
+from unifluid.cli.items import TEXT, Item, collect
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from unifluid.pipeline import Pipeline
+
+DRAWING = ("generate", "edit")
+DESCRIPTIONS = {
+    "generate": "Draw pictures from prompts.",
+    "caption": "Describe pictures.",
+    "answer": "Answer questions about pictures.",
+    "edit": "Change pictures by instructions.",
+}
+# Left out, these are what ImageSampling and TextSampling say.
+IMAGE_OPTIONS = ("steps", "guidance", "schedule", "source_guidance", "temperature", "order", "batch_size")
+TEXT_OPTIONS = ("beams", "temperature", "top_p", "max_tokens", "batch_size")
+GRID = 64  # pictures at most in grid.png
+
+
+def run(command: str, args: list[str]) -> None:
+    options = make_parser(command).parse_args(args)
+    items = [item for item in collect(command, options) for _ in range(getattr(options, "n", 1))]
+    out = Path(options.out) if options.out is not None else None
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # an unwritable folder should not cost the sampling
+
+    from unifluid.pipeline import load
+
+    allow, precision = options.allow_module, options.precision
+    pipeline = load(options.ckpt, options.weights, options.device, precision, allow)
+    names = IMAGE_OPTIONS if command in DRAWING else TEXT_OPTIONS
+    sampling = {name: value for name in names if (value := getattr(options, name, None)) is not None}
+    about = {"task": command, "ckpt": options.ckpt, "weights": pipeline.weights, "seed": options.seed, **sampling}
+    if command in DRAWING:
+        draw(command, pipeline, items, sampling, about, out)
+    else:
+        write(command, pipeline, items, sampling, about, out)
+
+
+def make_parser(command: str) -> Parser:
+    parser = Parser(command, DESCRIPTIONS[command])
+    parser.add_argument("--ckpt", required=True, metavar="PATH", help="a checkpoint or an exported folder")
+    drawing = command in DRAWING
+    parser.add_argument(
+        "--out", required=drawing, metavar="DIR", help="where results go" + " (else only printed)" * (not drawing)
+    )
+    ask = parser.add_argument_group("what to do")
+    if command in TEXT:
+        ask.add_argument(f"--{TEXT[command]}", action="append", default=[], metavar="TEXT", help="may be repeated")
+    if command != "generate":
+        ask.add_argument("--image", nargs="+", action="extend", default=[], metavar="FILE", help="one or many")
+    ask.add_argument(
+        "--prompts", metavar="FILE", help="texts one a line; or .jsonl with id, prompt, question, instruction, image"
+    )
+    how = parser.add_argument_group("how")
+    if drawing:
+        _add_image_options(how, command)
+    else:
+        _add_text_options(how)
+    how.add_argument("--seed", type=int, default=0, help="of every draw (%(default)s)")
+    how.add_argument("--batch-size", type=int, help="at once; changes no result")
+    how.add_argument("--weights", choices=("ema", "raw"), help="default: ema where there is one")
+    how.add_argument("--device", help="cpu, cuda, cuda:1, … (default: the GPU where there is one)")
+    how.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="(%(default)s)")
+    how.add_argument("--allow-module", action="append", default=[], metavar="NAME", help="trust this package's classes")
+    return parser
+
+
+def _add_image_options(how: argparse._ArgumentGroup, command: str) -> None:
+    how.add_argument("--n", type=_count, default=1, help="pictures for each item (%(default)s)")
+    how.add_argument("--steps", type=int, help="head steps for every image token (100)")
+    how.add_argument("--guidance", type=float, help="classifier-free guidance scale (1: none)")
+    how.add_argument(
+        "--guidance-schedule", dest="schedule", help="over the image tokens: constant, linear, cosine, none"
+    )
+    if command == "edit":
+        how.add_argument("--source-guidance", type=float, help="scale for the source picture, apart (as --guidance)")
+    how.add_argument("--temperature", type=float, help="of the head's step noise (1)")
+    how.add_argument("--order", type=_order, help="random, raster, or a permutation such as 3,1,0,2 (random)")
+
+
+def _add_text_options(how: argparse._ArgumentGroup) -> None:
+    how.add_argument("--beams", type=int, help="width of the beam search (1: none)")
+    how.add_argument("--temperature", type=float, help="0 takes the likeliest token (0)")
+    how.add_argument("--top-p", type=float, help="draw from the likeliest tokens of this probability (1)")
+    how.add_argument("--max-tokens", type=int, help="longest text (64)")
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return int(text)
+
+
+def _order(text: str) -> str | list[int]:
+    return [int(i) for i in text.split(",")] if "," in text else text
+
+
+def chunks(items: list[Item], size: int, about: str) -> Iterator[tuple[list[int], list[Item], Any]]:
+    """(indices, items, progress callback) a batch, under a progress bar."""
+    from tqdm import tqdm
+
+    with tqdm(
+        total=len(items), desc=about, unit="item", bar_format="{l_bar}{bar}| {n:.0f}/{total} [{elapsed}<{remaining}]"
+    ) as bar:
+        for start in range(0, len(items), size):
+            part = items[start : start + size]
+
+            def progress(done: float, of: int, start: int = start) -> None:
+                bar.update(start + done - bar.n)
+
+            yield list(range(start, start + len(part))), part, progress
+
+
+def draw(
+    command: str, pipeline: Pipeline, items: list[Item], sampling: dict[str, Any], about: dict[str, Any], out: Path
+) -> None:
+    """NUMBER.png for every item, results.jsonl and grid.png. What is done is on disk when a run is interrupted."""
+    pictures: list[Image.Image] = []
+    with (out / "results.jsonl").open("w", encoding="utf-8") as results:
+        for indices, part, progress in chunks(items, sampling.get("batch_size", 64), command):
+            texts = [item.text for item in part]
+            settings = {"seed": about["seed"], "indices": indices, "progress": progress, **sampling}
+            if command == "generate":
+                made = pipeline.generate(texts, **settings)
+            else:
+                made = pipeline.edit([item.images for item in part], texts, **settings)
+            for index, item, picture in zip(indices, part, made, strict=True):
+                name = f"{index:05d}.png"  # never from a prompt or an id: they come from anywhere
+                picture.save(out / name)
+                _record(results, {"id": item.id, "index": index, "file": name, TEXT[command]: item.text}, item, about)
+            pictures += made[: GRID - len(pictures)]
+    grid(pictures).save(out / "grid.png")
+    print(f"{len(items)} pictures, grid.png and results.jsonl are in {out}")
+
+
+def write(
+    command: str,
+    pipeline: Pipeline,
+    items: list[Item],
+    sampling: dict[str, Any],
+    about: dict[str, Any],
+    out: Path | None,
+) -> None:
+    """Texts to the terminal and, where `out` is given, results.jsonl."""
+    made: list[str] = []
+    for indices, part, progress in chunks(items, sampling.get("batch_size", 32), command):
+        images = [item.images for item in part]
+        settings = {"seed": about["seed"], "indices": indices, "progress": progress, **sampling}
+        if command == "caption":
+            made += pipeline.caption(images, **settings)
+        else:
+            made += pipeline.answer(images, [item.text for item in part], **settings)
+    for item, text in zip(items, made, strict=True):
+        print(": ".join([*item.images, *([item.text] if item.text else []), text]))
+    if out is not None:
+        with (out / "results.jsonl").open("w", encoding="utf-8") as results:
+            for index, (item, text) in enumerate(zip(items, made, strict=True)):
+                asked = {TEXT[command]: item.text} if command in TEXT else {}
+                _record(results, {"id": item.id, "index": index, **asked, "text": text}, item, about)
+
+
+def _record(results: Any, fields: dict[str, Any], item: Item, about: dict[str, Any]) -> None:
+    images = {"image": list(item.images)} if item.images else {}
+    results.write(json.dumps(fields | images | about, ensure_ascii=False) + "\n")
+    results.flush()
+
+
+def grid(pictures: list[Image.Image]) -> Image.Image:
+    """The pictures in rows, about as many as in a row, on white."""
+    from PIL import Image
+
+    columns = max(1, round(len(pictures) ** 0.5 + 0.49))
+    (width, height), gap = pictures[0].size, 2
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), "white")
+    for i, picture in enumerate(pictures):
+        row, column = divmod(i, columns)
+        sheet.paste(picture, (gap + column * (width + gap), gap + row * (height + gap)))
+    return sheet

@@ -1,0 +1,133 @@
+"""fit, validate, test, predict: LightningCLI over any model and data module of the kit."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from jsonargparse import set_parsing_settings
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from callbacks.last import LastCheckpoint
+from unifluid.configs import ALLOWED
+from unifluid.storage import AtomicCheckpointIO, latest
+
+# True of how the kit works, and nothing a user can or should act on.
+EXPECTED = (
+    r".*Total length of `.*` across ranks is zero",  # a run without validation
+    r".*You have overridden `transfer_batch_to_device`",
+    r".*does not have many workers",
+    r".*treespec, LeafSpec",
+    r".*your dataloader is not resumable",  # its rows are a function of the step
+)
+DATA_ARGUMENTS = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "weights_only"}
+
+
+class CLI(LightningCLI):
+    """One subcommand of LightningCLI, with the kit's way of keeping a run.
+
+    A run is the folder `trainer.default_root_dir`: config.yaml, last.ckpt, TensorBoard logs. `fit` goes on from its
+    last.ckpt unless told otherwise; the other commands evaluate it unless given --ckpt_path.
+    """
+
+    def __init__(self, command: str, args: list[str]):
+        self.command = command
+        super().__init__(
+            datamodule_class=L.LightningDataModule,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfigCallback if command == "fit" else None,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"default_root_dir": "runs/default"},
+            seed_everything_default=0,
+            parser_kwargs={"exit_on_error": False, command: {"exit_on_error": False}},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=[command, *args],
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:
+        """Only the one that runs: a parser for each of the four would cost seconds."""
+        return {self.command: DATA_ARGUMENTS}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        self.config = parser.parse_args(args)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("seed_everything", "model.init_args.seed")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+        if self.command == "fit":
+            parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
+            parser.add_argument(
+                "--resume", type=bool, default=True, help="Go on from last.ckpt in trainer.default_root_dir, if any."
+            )
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let a checkpoint's settings silently win; `check_same_model` refuses a difference instead."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        settings = self._get(self.config_init, "trainer")
+        if settings["logger"] in (None, True):
+            kwargs["logger"] = TensorBoardLogger(settings["default_root_dir"], name="", version="")
+        plugins = settings["plugins"] or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        return super().instantiate_trainer(plugins=[*plugins, AtomicCheckpointIO()], **kwargs)
+
+    def fit(self, ckpt_path: str | Path | None = None, **kwargs: Any) -> None:
+        if ckpt_path is None and self._get(self.config, "resume"):
+            ckpt_path = latest(self.trainer.default_root_dir)
+        self.trainer.fit(ckpt_path=ckpt_path, **kwargs)
+
+    def validate(self, **kwargs: Any) -> None:
+        self.trainer.validate(**self._with_checkpoint(kwargs))
+
+    def test(self, **kwargs: Any) -> None:
+        self.trainer.test(**self._with_checkpoint(kwargs))
+
+    def predict(self, **kwargs: Any) -> None:
+        self.trainer.predict(**self._with_checkpoint(kwargs))
+
+    def _with_checkpoint(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        folder = self.trainer.default_root_dir
+        path = kwargs["ckpt_path"] or latest(folder)
+        if path is None:
+            raise ValueError(f"trainer.default_root_dir {folder} holds no last.ckpt: train first, or give --ckpt_path")
+        return kwargs | {"ckpt_path": path}
+
+
+def check_yaml(args: list[str]) -> None:
+    """jsonargparse reports broken YAML without saying in which file."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-c", "--config", action="append", default=[])
+    for path in filter(os.path.isfile, parser.parse_known_args(args)[0].config):
+        try:
+            yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: not valid YAML: {error}") from error
+
+
+def trusted_modules(args: list[str]) -> tuple[list[str], list[str]]:
+    """`args` -> (the modules of every --allow-module, the other arguments)."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--allow-module", action="append", default=[])
+    known, rest = parser.parse_known_args(args)
+    return known.allow_module, rest
+
+
+def run(command: str, args: list[str]) -> None:
+    trusted, args = trusted_modules(args)
+    check_yaml(args)
+    # Class paths are held against this list before anything is imported.
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*ALLOWED, *trusted])
+    for message in EXPECTED:
+        warnings.filterwarnings("ignore", message)
+    try:
+        CLI(command, args)
+    except MisconfigurationException as error:
+        raise ValueError(str(error)) from error

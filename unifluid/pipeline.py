@@ -1,0 +1,178 @@
+"""A trained model in three lines of Python:
+
+>>> pipeline = unifluid.load("runs/demo/last.ckpt")
+>>> pipeline.generate(["a red circle"], guidance=3.0)[0].save("circle.png")
+>>> pipeline.answer("circle.png", "what colour is the circle?")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datamodules.images import read_image, to_tensor
+from unifluid.checkpoints import Weights, read
+from unifluid.configs import ALLOWED
+from unifluid.decoding.images import ImageSampling, generate_images
+from unifluid.decoding.prefix import Progress
+from unifluid.decoding.text import TextSampling, generate_text
+from unifluid.module import UniFluid
+from unifluid.sequence import Example
+
+File = str | Path | Image.Image | Tensor  # a file, an open picture, or uint8 (3, H, W)
+Picture = File | tuple[File, ...]  # a tuple, in a list of pictures: looked at together
+Precision = Literal["32-true", "bf16-mixed"]
+
+
+def load(
+    path: str | Path,
+    weights: Weights | None = None,
+    device: str | None = None,
+    precision: Precision = "32-true",
+    allow: Sequence[str] = (),
+) -> Pipeline:
+    """The model in a checkpoint or an exported folder, ready to use.
+
+    Args:
+        weights: ema or raw; default: the EMA where there is one.
+        device: default: the GPU where there is one.
+        allow: packages, beside the kit's own, whose classes the checkpoint may name.
+
+    Raises FileNotFoundError or ValueError, naming the file.
+    """
+    stored = read(path, weights)
+    module = stored.build((*ALLOWED, *allow))
+    if not isinstance(module, UniFluid):
+        raise ValueError(f"{path}: holds {stored.config['class_path']}, which neither draws nor writes")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Pipeline(module.to(device), stored.weights, precision)
+
+
+class Pipeline:
+    """Draws, describes, answers and edits. `weights` says whether its weights are the EMA or raw.
+
+    Keyword arguments `sampling` are those of `ImageSampling` (steps, guidance, order, …) for pictures and of
+    `TextSampling` (beams, temperature, …) for text. Result i is a function of (seed, indices[i]) and its input;
+    `indices` default to 0, 1, …
+    """
+
+    def __init__(self, module: UniFluid, weights: Weights = "raw", precision: Precision = "32-true"):
+        self.module, self.weights, self.precision = module, weights, precision
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        progress: Progress | None = None,
+        **sampling: Any,
+    ) -> list[Image.Image]:
+        """One picture for each prompt."""
+        examples = [Example(str(i), "generate", prompt=p) for i, p in enumerate(_texts(prompts, "prompt"))]
+        return self._draw(examples, seed, indices, progress, sampling)
+
+    def edit(
+        self,
+        images: Picture | Sequence[Picture],
+        instructions: str | Sequence[str],
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        progress: Progress | None = None,
+        **sampling: Any,
+    ) -> list[Image.Image]:
+        """Each picture changed by its instruction; one picture or one instruction serves all of the other."""
+        pairs = _pairs(_pictures(images), _texts(instructions, "instruction"))
+        examples = [Example(str(i), "edit", image=x, instruction=t) for i, (x, t) in enumerate(pairs)]
+        return self._draw(examples, seed, indices, progress, sampling)
+
+    def caption(
+        self,
+        images: Picture | Sequence[Picture],
+        prompt: str = "caption en",
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        progress: Progress | None = None,
+        **sampling: Any,
+    ) -> list[str]:
+        """A description of each picture; `prompt` asks for it as in training (PaliGemma's by default)."""
+        examples = [Example(str(i), "caption", image=x, prompt=prompt) for i, x in enumerate(_pictures(images))]
+        return self._write(examples, seed, indices, progress, sampling)
+
+    def answer(
+        self,
+        images: Picture | Sequence[Picture],
+        questions: str | Sequence[str],
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        progress: Progress | None = None,
+        **sampling: Any,
+    ) -> list[str]:
+        """An answer to each question about its picture; one picture or one question serves all of the other."""
+        pairs = _pairs(_pictures(images), _texts(questions, "question"))
+        examples = [Example(str(i), "answer", image=x, question=t) for i, (x, t) in enumerate(pairs)]
+        return self._write(examples, seed, indices, progress, sampling)
+
+    def _draw(
+        self,
+        examples: list[Example],
+        seed: int,
+        indices: Sequence[int] | None,
+        progress: Progress | None,
+        sampling: dict[str, Any],
+    ) -> list[Image.Image]:
+        arguments = (self.module.model, self.module.formatter, examples, ImageSampling(**sampling), seed)
+        with self._autocast():
+            images = generate_images(*arguments, indices and list(indices), progress)
+        return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+
+    def _write(
+        self,
+        examples: list[Example],
+        seed: int,
+        indices: Sequence[int] | None,
+        progress: Progress | None,
+        sampling: dict[str, Any],
+    ) -> list[str]:
+        arguments = (self.module.model, self.module.formatter, examples, TextSampling(**sampling), seed)
+        with self._autocast():
+            return generate_text(*arguments, indices and list(indices), progress)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.module.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
+
+
+def _texts(texts: str | Sequence[str], what: str) -> list[str]:
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    for i, text in enumerate(texts):
+        if not text.strip():  # the empty prompt is guidance's null prompt, never a user's
+            raise ValueError(f"{what} {i + 1} of {len(texts)} is empty")
+    return texts
+
+
+def _pictures(images: Picture | Sequence[Picture]) -> list[Tensor | tuple[Tensor, ...]]:
+    alone = isinstance(images, str | Path | Image.Image) or (isinstance(images, Tensor) and images.ndim == 3)
+    several = [images] if alone else images
+    return [tuple(map(_tensor, image)) if isinstance(image, tuple) else _tensor(image) for image in several]
+
+
+def _tensor(image: File) -> Tensor:
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        return to_tensor(image)
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"a picture must be uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}")
+    return image
+
+
+def _pairs(pictures: list[Any], texts: list[str]) -> list[tuple[Any, str]]:
+    n = max(len(pictures), len(texts))
+    if not {len(pictures), len(texts)} <= {1, n}:
+        raise ValueError(f"{len(pictures)} pictures and {len(texts)} texts: give one of either, or as many of both")
+    pictures, texts = (x * n if len(x) == 1 else x for x in (pictures, texts))
+    return list(zip(pictures, texts, strict=True))
