@@ -89,7 +89,8 @@ class UniFluidModel(nn.Module):
             parts.append(self.target_inputs(ordered, batch.orders).flatten(0, 1))
             index.append(batch.target_index.flatten())
         flat = torch.cat([p.to(text.dtype) for p in parts])
-        x = flat.new_zeros(rows * length, flat.shape[-1]).index_copy(0, torch.cat(index), flat)
+        x = flat.new_zeros(rows * length, flat.shape[-1])
+        x[torch.cat(index)] = flat  # its backward is a plain gather, far faster on a CPU than index_copy's
         return x.view(rows, length, -1)
 
     def forward(self, batch: Batch, tokens: Tensor, u: Tensor, noise: Tensor) -> TokenLosses:

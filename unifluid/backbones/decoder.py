@@ -74,7 +74,7 @@ class Decoder(Backbone):
         """Fan-in normal; projections into the residual stream shrunk by √(2·depth), so that depth adds no variance."""
         nn.init.normal_(self.embedding.weight, std=self.width**-0.5)
         if self.output is not None:
-            nn.init.normal_(self.output.weight, std=self.width**-0.5)
+            nn.init.zeros_(self.output.weight)
         for block in self.blocks:
             for linear in (block.qkv, block.out, block.gate_up, block.down):
                 nn.init.normal_(linear.weight, std=scale * linear.in_features**-0.5)
