@@ -1,0 +1,88 @@
+"""Image encoder from scratch: a small vision transformer on a convolutional stem."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from unifluid.interfaces import ImageEncoder
+
+
+class Patches(ImageEncoder):
+    """timm's VisionTransformer, features of all patch tokens after the final norm: no class token, no pooling.
+
+    With the convolutional stem small models learn to read pictures in minutes; cut into patches by one linear map,
+    they stay on a plateau for as long (Xiao et al., arXiv 2106.14881, saw the same at scale).
+
+    Args:
+        image_size: H = W in pixels, a multiple of `patch_size`.
+        patch_size: pixels a token covers, down and across; a power of two for the convolutional stem.
+        width: D_enc, a multiple of `heads`, and of `patch_size` for the convolutional stem.
+        depth: transformer blocks; 0 leaves the stem and its position embeddings.
+        stem: "convolution", or "linear" as in the original vision transformer.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 32,
+        patch_size: int = 8,
+        width: int = 192,
+        depth: int = 2,
+        heads: int = 4,
+        stem: Literal["convolution", "linear"] = "convolution",
+    ):
+        super().__init__()
+        if image_size % patch_size or width % heads:
+            raise ValueError(
+                f"image_size {image_size} must be a multiple of patch_size {patch_size}, width {width} of heads {heads}"
+            )
+        if stem not in STEMS:
+            raise ValueError(f"stem must be {' or '.join(STEMS)}, got {stem!r}")
+        self.image_size, self.width, self.num_tokens = image_size, width, (image_size // patch_size) ** 2
+        self.vit = VisionTransformer(
+            image_size,
+            patch_size,
+            num_classes=0,
+            global_pool="",
+            class_token=False,
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
+            embed_layer=STEMS[stem],
+        )
+        nn.init.normal_(self.vit.pos_embed, std=0.5)  # timm's .02 is hardly seen beside the stem's output
+        for block in self.vit.blocks:
+            block.attn.fused_attn = False  # on CPUs, the fused backward in bf16 is ten times slower at few tokens
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.vit.forward_features(image)
+
+
+class ConvolutionalStem(nn.Module):
+    """3×3 convolutions of stride 2 down to one place a token, one more of stride 1, and a 1×1 projection.
+
+    Widths double up to `embed_dim`. Built by VisionTransformer in place of its PatchEmbed.
+    """
+
+    def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, **unused: Any):
+        super().__init__()
+        halvings = patch_size.bit_length() - 1
+        if patch_size != 2**halvings or embed_dim % patch_size:
+            raise ValueError(f"patch_size {patch_size} must be a power of two and divide the width {embed_dim}")
+        self.num_patches = (img_size // patch_size) ** 2
+        widths = [in_chans, *(embed_dim >> k for k in range(halvings - 1, -1, -1)), embed_dim]
+        strides = [2] * halvings + [1]
+        layers: list[nn.Module] = []
+        for inputs, outputs, stride in zip(widths, widths[1:], strides, strict=False):
+            layers += [nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.GroupNorm(1, outputs), nn.GELU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(embed_dim, embed_dim, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, M, embed_dim), row-major."""
+        return self.layers(image).flatten(2).mT
+
+
+STEMS = {"convolution": ConvolutionalStem, "linear": PatchEmbed}

@@ -1,0 +1,7 @@
+"""Tokenizers: text <-> ids, pixels <-> continuous tokens."""
+
+from unifluid.tokenizers.pixels import Pixels
+from unifluid.tokenizers.sentencepiece import SentencePiece
+from unifluid.tokenizers.small_kl import SmallKL
+
+__all__ = ["Pixels", "SentencePiece", "SmallKL"]

@@ -1,0 +1,181 @@
+"""A small convolutional KL autoencoder, for continuous tokens that can be trained in minutes.
+
+Latents carry the posterior mean and log-variance of a diagonal Gaussian, as in the Stable Diffusion autoencoder
+(arXiv 2112.10752); patches of latents are the tokens. Shapes: C latent channels, h × w latents, W `channels`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from einops.layers.torch import Rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unifluid.interfaces import TrainableImageTokenizer
+from unifluid.tokenizers.patching import patchify, square_grid, unpatchify
+
+MOMENTUM = 0.01  # of the running statistics of latents
+PREFIXES = ("", "tokenizer.", "model.image_tokenizer.")  # where a file may keep the weights
+
+
+class SmallKL(TrainableImageTokenizer):
+    """Most of the work is done at the latents' resolution; pixels are only unshuffled on the way in, shuffled out.
+
+    Tokens have unit size: latents are normalised per channel by their running mean and variance in training, which are
+    buffers. Encoding and decoding run in fp32, whatever the precision around them.
+
+    Args:
+        image_size: H = W in pixels, a multiple of `factor` · `patch`.
+        channels: W, width at the latents' resolution; half of it at twice the resolution.
+        encoder_depth, decoder_depth: residual blocks at the latents' resolution.
+        output_depth: residual blocks of the decoder at twice the resolution.
+        latent_channels: C; tokens have C·patch² channels.
+        factor: pixels a latent covers, down and across; even.
+        patch: latents a token covers, down and across.
+        weights: checkpoint of `AutoencoderModule` (or of a model that contains this part), or .safetensors.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 32,
+        channels: int = 64,
+        encoder_depth: int = 2,
+        decoder_depth: int = 3,
+        output_depth: int = 1,
+        latent_channels: int = 4,
+        factor: int = 4,
+        patch: int = 2,
+        weights: str | None = None,
+    ):
+        super().__init__()
+        if factor < 2 or factor % 2 or channels % 2:
+            raise ValueError(f"factor {factor} and channels {channels} must be even")
+        self.image_size, self.patch, self.weights = image_size, patch, weights
+        self.grid = square_grid(image_size, factor * patch)
+        self.token_dim = latent_channels * patch**2
+        half = channels // 2
+        self.encoder = nn.Sequential(
+            Rearrange("b c (h p) (w q) -> b (c p q) h w", p=factor, q=factor),  # PixelUnshuffle refuses empty batches
+            Conv(3 * factor**2, channels),
+            *(Block(channels) for _ in range(encoder_depth)),
+            nn.GroupNorm(1, channels),
+            Conv(channels, 2 * latent_channels),
+        )
+        self.decoder = nn.Sequential(
+            Conv(latent_channels, channels),
+            *(Block(channels) for _ in range(decoder_depth)),
+            Conv(channels, 4 * half, kernel=1),
+            nn.PixelShuffle(2),
+            *(Block(half) for _ in range(output_depth)),
+            nn.GroupNorm(1, half),
+            nn.SiLU(),
+            Conv(half, 3 * (factor // 2) ** 2),
+            nn.PixelShuffle(factor // 2),
+        )
+        self.register_buffer("latent_mean", torch.zeros(latent_channels, 1, 1))
+        self.register_buffer("latent_variance", torch.ones(latent_channels, 1, 1))
+
+    # -- the image tokenizer ----------------------------------------------------------------------------------------
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Images -> moments (B, 2C, h, w): posterior mean and log-variance of the latents."""
+        with torch.autocast(image.device.type, enabled=False):
+            return self.encoder(image.float())
+
+    def tokens(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
+        if noise is not None:
+            noise = unpatchify(noise, self.patch, self.grid)
+        latents = sample(moments, noise)
+        return patchify((latents - self.latent_mean) / self.latent_variance.sqrt(), self.patch)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        latents = unpatchify(tokens.float(), self.patch, self.grid)
+        with torch.autocast(tokens.device.type, enabled=False):
+            return self.decoder(latents * self.latent_variance.sqrt() + self.latent_mean).clamp(-1, 1)
+
+    # -- training ---------------------------------------------------------------------------------------------------
+
+    def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        moments = self.encoder(image).float()
+        latents = sample(moments, unpatchify(noise, self.patch, self.grid))
+        if self.training:
+            self._track(latents.detach())
+        return self.decoder(latents).float(), moments
+
+    def _track(self, latents: Tensor) -> None:
+        """Running statistics, so that every checkpoint holds those of its own weights."""
+        variance, mean = torch.var_mean(latents, dim=(0, 2, 3))
+        self.latent_mean.lerp_(mean[:, None, None], MOMENTUM)
+        self.latent_variance.lerp_(variance[:, None, None], MOMENTUM)
+
+    # -- weights ----------------------------------------------------------------------------------------------------
+
+    def load_pretrained(self) -> None:
+        """Load `weights`. Raises ValueError naming the file, and the first tensor that does not fit."""
+        if self.weights is None:
+            return
+        tensors, own = _read(Path(self.weights)), self.state_dict()
+        prefix = next((p for p in PREFIXES if f"{p}latent_mean" in tensors), None)
+        if prefix is None:
+            raise ValueError(f"{self.weights} holds no weights of a SmallKL")
+        found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        for name in sorted(own.keys() | found.keys()):
+            here, there = (tuple(d[name].shape) if name in d else "missing" for d in (own, found))
+            if here != there:
+                raise ValueError(f"{self.weights} does not fit this SmallKL: {name} is {there} there, {here} here")
+        self.load_state_dict(found)
+
+
+def sample(moments: Tensor, noise: Tensor | None) -> Tensor:
+    """Moments (B, 2C, h, w), noise (B, C, h, w) -> latents: mean + σ · noise, or the mean where noise is None."""
+    mean, log_variance = moments.chunk(2, dim=1)
+    if noise is None:
+        return mean
+    return mean + torch.exp(0.5 * log_variance.clamp(-30, 20)) * noise
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Tensors by name, of a checkpoint (its EMA where it has one) or a .safetensors file; never runs stored code."""
+    if not path.is_file():
+        raise ValueError(f"weights {path} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        return {**checkpoint["state_dict"], **checkpoint.get("ema", {})}
+    except Exception as error:  # torch and safetensors raise nearly anything on a file of another kind
+        raise ValueError(f"weights {path} is not a checkpoint or .safetensors file: {error}".splitlines()[0]) from error
+
+
+class Conv(nn.Module):
+    """k×k convolution of stride 1. Its kernels are kept as one matrix (out, k·k·in): Muon can orthogonalise it, and a
+    view of it is in channels-last order, which carries over to everything that follows and is faster."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3):
+        super().__init__()
+        fan_in = kernel**2 * inputs
+        self.weight = nn.Parameter(torch.randn(outputs, fan_in) * fan_in**-0.5)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.kernel = kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = rearrange(self.weight, "o (p q i) -> o i p q", p=self.kernel, q=self.kernel)
+        return F.conv2d(x, weight, self.bias, padding=self.kernel // 2)
+
+
+class Block(nn.Module):
+    """x + conv(SiLU(conv(norm(x)))), the identity at the start."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(1, channels)
+        self.inner, self.outer = Conv(channels, channels), Conv(channels, channels)
+        nn.init.zeros_(self.outer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.outer(F.silu(self.inner(self.norm(x))))
