@@ -1,0 +1,124 @@
+"""The LightningModule that trains a continuous image tokenizer, before the model that draws with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from unifluid import randomness
+from unifluid.checkpoints import pack_model, unpack_model
+from unifluid.configs import describe
+from unifluid.interfaces import Recorded, TrainableImageTokenizer
+from unifluid.optimization import AdamW
+from unifluid.sequence import Batch, Example, to_unit
+
+NOISE = 0.1  # size of the errors in generated tokens that validation asks the decoder to bear
+
+
+class AutoencoderModule(Recorded, L.LightningModule):
+    """Reconstruction with a small KL penalty (arXiv 2112.10752, without its perceptual and adversarial terms).
+
+    The reconstruction error is each picture's root mean square, averaged over pictures: where much of a picture is
+    flat, the mean square soon stops pulling at the few pixels that are still wrong.
+
+    Args:
+        tokenizer: what is trained.
+        optimization: optimiser and schedule.
+        kl_weight: weight of the KL divergence from the standard normal, mean over latents, in nats. It decides how much
+            noise the latents carry, and so how smooth they are for a generative head.
+        seed: of every draw in training.
+    """
+
+    def __init__(self, tokenizer: TrainableImageTokenizer, optimization: AdamW, kl_weight: float = 3e-4, seed: int = 0):
+        super().__init__()
+        self.tokenizer, self.optimization = tokenizer, optimization
+        self.kl_weight, self.seed = kl_weight, seed
+
+    def configure_model(self) -> None:
+        """A fresh run starts from the tokenizer's pretrained weights, if it names any."""
+        if self._trainer is not None and self.trainer.ckpt_path is None:
+            self.tokenizer.load_pretrained()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.optimization.build(self.tokenizer.named_parameters())
+        if self.trainer.max_steps < 1 and self.optimization.schedule != "constant":
+            raise ValueError(f"a {self.optimization.schedule} schedule needs trainer.max_steps")
+        factor = self.optimization.factor(self.trainer.max_steps)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        describe(self)  # what a checkpoint cannot store should stop the run now, not at the first save
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        pack_model(checkpoint, self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        unpack_model(checkpoint, self)
+
+    # -- data -------------------------------------------------------------------------------------------------------
+
+    def collator(self, text_rows: int | None = None, image_rows: int | None = None, training: bool = True) -> Pictures:
+        """For the kit's data modules: every picture of every example, looked at or drawn."""
+        return Pictures(self.tokenizer.image_size)
+
+    def transfer_batch_to_device(self, batch: Batch | Tensor, device: torch.device, dataloader_idx: int) -> Any:
+        return batch.to(device)
+
+    # -- losses -----------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
+        image = pictures(batch)
+        reconstruction, moments = self.tokenizer(image, self._noise(image, "latent", self.global_step, batch_idx))
+        error = (reconstruction - image).square().mean((1, 2, 3))
+        kl = kl_divergence(moments)
+        self.log_dict({"train/psnr": psnr(error.detach()), "train/kl": kl.detach()}, prog_bar=True)
+        return (error + 1e-4).sqrt().mean() + self.kl_weight * kl
+
+    def validation_step(self, batch: Batch | Tensor, batch_idx: int) -> None:
+        """PSNR through tokens, as the generative model will use them: exact, and with errors of `NOISE`."""
+        image = pictures(batch)
+        tokens = self.tokenizer.tokens(self.tokenizer.encode(image))
+        noise = NOISE * self._noise(image, "validation", batch_idx)
+        for name, value in {"val/psnr": tokens, "val/psnr_noisy": tokens + noise}.items():
+            error = (self.tokenizer.decode(value) - image).square().mean((1, 2, 3))
+            self.log(name, psnr(error), batch_size=len(image), prog_bar=True, sync_dist=True)
+
+    def _noise(self, image: Tensor, *key: int | str) -> Tensor:
+        generator = randomness.generator(self.seed, *key, self.global_rank)
+        shape = len(image), self.tokenizer.num_tokens, self.tokenizer.token_dim
+        return torch.randn(shape, generator=generator).to(image.device)
+
+
+@dataclass
+class Pictures:
+    """(global row, example) pairs -> the pictures (B, 3, H, W) in [-1, 1] of all examples. Picklable."""
+
+    size: int
+
+    def __call__(self, rows: list[tuple[int, Example]]) -> Tensor:
+        found = [p for _, example in rows for p in (*example.images, example.target) if p is not None]
+        return torch.stack([to_unit(picture, self.size) for picture in found])
+
+
+def pictures(batch: Batch | Tensor) -> Tensor:
+    """The pictures of a batch (B, 3, H, W): itself, or those that `Batch` is to draw."""
+    return batch.targets if isinstance(batch, Batch) else batch
+
+
+def kl_divergence(moments: Tensor) -> Tensor:
+    """KL(N(mean, σ²) ‖ N(0, 1)) in nats, mean over latents, of moments (B, 2C, ...) = mean and log σ²."""
+    mean, log_variance = moments.chunk(2, dim=1)
+    log_variance = log_variance.clamp(-30, 20)
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+
+
+def psnr(error: Tensor) -> Tensor:
+    """Mean PSNR in dB of pictures in [-1, 1] with mean square errors (B,)."""
+    return 10 * torch.log10(4 / error.clamp(min=1e-10)).mean()
