@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unifluid import encoders, tokenizers
 from unifluid.backbones import Decoder
 from unifluid.heads.classification import ClassificationHead
 from unifluid.heads.flow_mlp import FlowMLP
-from unifluid.interfaces import ImageEncoder, ImageTokenizer, TextTokenizer
+from unifluid.interfaces import TextTokenizer
 from unifluid.model import UniFluidModel
 from unifluid.sequence import Example, Formatter, Layout
 
@@ -19,6 +20,8 @@ HEAD = {"depth": 1, "width": 32}
 
 
 class Letters(TextTokenizer):
+    """A tokenizer that needs no training: one id a character."""
+
     vocab_size, pad, bos, eos, separator = 40, 0, 1, 2, 3
 
     def encode(self, text: str) -> list[int]:
@@ -34,30 +37,14 @@ class Letters(TextTokenizer):
         pass
 
 
-class Pixels(ImageTokenizer):
+class Pixels(tokenizers.Pixels):
     def __init__(self, image_size: int = 6, patch: int = 2):
-        super().__init__()
-        self.image_size, self.patch = image_size, patch
-        self.grid, self.token_dim = (image_size // patch,) * 2, 3 * patch * patch
-
-    def encode(self, image: Tensor) -> Tensor:
-        return image
-
-    def tokens(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
-        return nn.functional.unfold(moments, self.patch, stride=self.patch).mT
-
-    def decode(self, tokens: Tensor) -> Tensor:
-        return nn.functional.fold(tokens.mT, self.image_size, self.patch, stride=self.patch).clamp(-1, 1)
+        super().__init__(image_size, patch)
 
 
-class Patches(ImageEncoder):
-    def __init__(self, image_size: int = 8, patch: int = 4, width: int = 16):
-        super().__init__()
-        self.image_size, self.num_tokens, self.width = image_size, (image_size // patch) ** 2, width
-        self.conv = nn.Conv2d(3, width, patch, patch)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.conv(image).flatten(2).mT
+class Patches(encoders.Patches):
+    def __init__(self, image_size: int = 8, patch_size: int = 4, width: int = 16, depth: int = 1, heads: int = 2):
+        super().__init__(image_size, patch_size, width, depth, heads)
 
 
 def tokenizer() -> TextTokenizer:

@@ -16,8 +16,16 @@ from unifluid.sequence import Layout
 VOCAB = 20
 
 
-def rms(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def normalised(x: np.ndarray, kind: str, weight: np.ndarray | float = 1.0) -> np.ndarray:
+    x = x - x.mean() if kind == "layer" else x
     return x / np.sqrt((x * x).mean() + 1e-6) * weight
+
+
+ACTIVATIONS = {
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "relu": lambda x: np.maximum(x, 0),
+}
 
 
 def turned(x: np.ndarray, position: int, base: float) -> np.ndarray:
@@ -29,34 +37,46 @@ def turned(x: np.ndarray, position: int, base: float) -> np.ndarray:
 
 def reference(decoder: Decoder, x: np.ndarray, prefix: int) -> np.ndarray:
     """Hidden states (L, D) of one segment whose first `prefix` positions are its prefix."""
-    p = {name: w.detach().double().numpy() for name, w in decoder.named_parameters()}
-    first = decoder.blocks[0]
-    e, groups = decoder.head_width, first.heads // first.kv_heads
-    for b in range(len(decoder.blocks)):
+    p, options = {n: w.detach().double().numpy() for n, w in decoder.named_parameters()}, decoder.init_args
+    norm, heads, kv_heads, e = (
+        options["norm"],
+        options["heads"],
+        options["kv_heads"] or options["heads"],
+        decoder.head_width,
+    )
+    for b in range(options["depth"]):
         w = {name.removeprefix(f"blocks.{b}."): v for name, v in p.items() if name.startswith(f"blocks.{b}.")}
-        qkv = [w["qkv.weight"] @ rms(row, w["attention_norm.weight"]) for row in x]
-        split = [np.split(row, [first.heads * e, (first.heads + first.kv_heads) * e]) for row in qkv]
+        qkv = [w["qkv.weight"] @ normalised(row, norm, w["attention_norm.weight"]) for row in x]
+        split = [np.split(row, [heads * e, (heads + kv_heads) * e]) for row in qkv]
         out = np.zeros_like(x)
-        for head in range(first.heads):
-            own, shared = slice(head * e, head * e + e), slice(head // groups * e, head // groups * e + e)
-            q, k, v = [s[0][own] for s in split], [s[1][shared] for s in split], [s[2][shared] for s in split]
-            if "query_norm.weight" in w:
-                q = [rms(t, w["query_norm.weight"]) for t in q]
-                k = [rms(t, w["key_norm.weight"]) for t in k]
-            q = [turned(t, i, decoder.rope_base) for i, t in enumerate(q)]
-            k = [turned(t, i, decoder.rope_base) for i, t in enumerate(k)]
+        for head in range(heads):
+            shared = head // (heads // kv_heads)
+            q, k, v = ([s[part][i * e : i * e + e] for s in split] for part, i in enumerate((head, shared, shared)))
+            if options["qk_norm"]:
+                q, k = [normalised(t, norm) for t in q], [normalised(t, norm) for t in k]
+            q = [turned(t, i, options["rope_base"]) for i, t in enumerate(q)]
+            k = [turned(t, i, options["rope_base"]) for i, t in enumerate(k)]
             for i in range(len(x)):
                 seen = [j for j in range(len(x)) if j < prefix or j <= i]
                 scores = np.exp([q[i] @ k[j] / math.sqrt(e) for j in seen])
-                out[i, own] = sum(s * v[j] for s, j in zip(scores / scores.sum(), seen, strict=True))
+                out[i, head * e : head * e + e] = sum(
+                    s * v[j] for s, j in zip(scores / scores.sum(), seen, strict=True)
+                )
         x = x + out @ w["out.weight"].T
         for i, row in enumerate(x.copy()):
-            gate, up = np.split(w["gate_up.weight"] @ rms(row, w["mlp_norm.weight"]), 2)
-            x[i] = row + w["down.weight"] @ (gate / (1 + np.exp(-gate)) * up)
-    return np.stack([rms(row, p["norm.weight"]) for row in x])
+            gate, up = np.split(w["gate_up.weight"] @ normalised(row, norm, w["mlp_norm.weight"]), 2)
+            x[i] = row + w["down.weight"] @ (ACTIVATIONS[options["activation"]](gate) * up)
+    return np.stack([normalised(row, norm, p["norm.weight"]) for row in x])
 
 
-@pytest.mark.parametrize("arguments", [{}, {"kv_heads": 4, "qk_norm": False}, {"kv_heads": 1, "rope_base": 100.0}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"kv_heads": None, "qk_norm": False, "activation": "gelu"},
+        {"kv_heads": 1, "rope_base": 100.0, "norm": "layer", "activation": "relu"},
+    ],
+)
 def test_forward_equals_the_equations(arguments):
     torch.manual_seed(0)
     decoder = Decoder(VOCAB, **{**tiny.BACKBONE, **arguments}).double()
@@ -75,7 +95,8 @@ def test_attend_equals_torch(kv_heads):
     mask = torch.rand(2, 1, 5, 9) < 0.7
     mask[..., 0] = True
     expected = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True)
-    assert (attend(q, k, v, mask) - expected).abs().max() < 1e-6
+    bias = torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))
+    assert (attend(q, k, v, bias) - expected).abs().max() < 1e-6
 
 
 @torch.no_grad()
@@ -107,7 +128,15 @@ def test_depth_adds_no_variance_at_the_start():
     assert sizes[1] < 1.3 * sizes[0]
 
 
-@pytest.mark.parametrize("arguments", [{"width": 30}, {"heads": 4, "kv_heads": 3}])
-def test_sizes_that_do_not_fit_are_refused(arguments):
-    with pytest.raises(ValueError, match="multiple"):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": 30}, "multiple"),
+        ({"heads": 4, "kv_heads": 3}, "multiple"),
+        ({"norm": "batch"}, "norm is one of"),
+        ({"activation": "tanh"}, "activation of"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
         Decoder(VOCAB, **{**tiny.BACKBONE, **arguments})
