@@ -29,7 +29,7 @@ from unifluid.interfaces import ColourClassifier, Detection, Detector
 NEAR = 45.0  # RGB distance within which a pixel counts as background
 BACKGROUND_SHARE = 0.3  # least share of the picture that must be background
 CONTRAST = 0.4  # a pixel stands out if its distance is this share of the largest next to it
-FIT = 0.86  # least share of a component's energy that its sprite must explain
+FIT = 0.88  # least share of a component's energy that its sprite must explain
 MARGIN = 0.01  # by which the fit must exceed every other shape's
 STRAY = 70.0  # least RGB distance from the fitted sprite, off its edge, that makes a pixel stray, and
 STRAY_CONTRAST = 0.24  # the same as a share of the thing's own contrast, for soft edges

@@ -1,0 +1,54 @@
+"""Scores with their uncertainty: shares of right answers, and means of such shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+Z = 1.959963984540054  # 97.5 % quantile of the normal distribution: intervals are 95 %
+
+
+@dataclass(frozen=True)
+class Score:
+    """A value in [0, 1] over n items, with its 95 % interval."""
+
+    value: float
+    n: int
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, outcomes: Iterable[bool]) -> Score:
+        """Share of outcomes that are right. Raises ValueError where there are none."""
+        outcomes = list(outcomes)
+        if not outcomes:
+            raise ValueError("a score needs at least one outcome, got none")
+        hits, n = sum(map(bool, outcomes)), len(outcomes)
+        return cls(hits / n, n, *wilson(hits, n))
+
+    @classmethod
+    def mean(cls, parts: Sequence[Score]) -> Score:
+        """Unweighted mean of independent scores.
+
+        Interval by MOVER (Zou & Donner 2008): the parts' distances to their own limits, added in quadrature.
+        """
+        if not parts:
+            raise ValueError("a mean needs at least one score, got none")
+        k, value = len(parts), math.fsum(part.value for part in parts) / len(parts)
+        below = math.hypot(*(part.value - part.low for part in parts)) / k
+        above = math.hypot(*(part.high - part.value for part in parts)) / k
+        return cls(value, sum(part.n for part in parts), value - below, value + above)
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """95 % score interval of a proportion (Wilson 1927): right near 0 and 1 and for small n, unlike ± z·√(pq/n)."""
+    p, z2 = hits / n, Z * Z
+    centre, half = p + z2 / (2 * n), Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    low, high = (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
+    return (0.0 if hits == 0 else low), (1.0 if hits == n else high)
+
+
+def exact_match(answer: str, references: Sequence[str]) -> bool:
+    """Whether an answer is, as it stands, one of the references."""
+    return answer in references
