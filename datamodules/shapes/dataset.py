@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from datamodules.shapes.language import CAPTION_PROMPT, caption, parse_caption
 from datamodules.shapes.prompts import TAGS, long_prompt, make_prompt
 from datamodules.shapes.questions import QUESTIONS
 from datamodules.shapes.render import render
-from datamodules.shapes.scenes import HELD_OUT, Draw, Kind, Scene
+from datamodules.shapes.scenes import HELD_OUT, Draw, Scene
 from unifluid import randomness
 from unifluid.sequence import TASKS, Example, Task
 
@@ -98,12 +97,6 @@ class Shapes(ExampleDataset):
         if example.task == "caption":
             return parse_caption(text) == parse_caption(example.caption)
         return super().score_text(example, text)
-
-    def score_text(self, example: Example, text: str) -> bool:
-        """A caption is right if it names exactly the scene's things, in any order; an answer if it is the answer."""
-        if self.task != "caption":
-            return super().score_text(example, text)
-        return parse_caption(text) == Counter(Kind(*thing[:3]) for thing in example.meta["scene"]["things"])
 
     def _accepts(self, draft: Draft) -> bool:
         if self.split == "compositional":

@@ -1,10 +1,10 @@
 """GenEval: does a picture show the objects its prompt names? Pure functions over detections.
 
-Ghosh, Hajishirzi and Schmidt, "GenEval: An Object-Focused Framework for Evaluating Text-to-Image Alignment", 2023. The
-scoring is one and the same for photographs and synthetic scenes, which differ only in `Detector` and `ColourClassifier`.
+Ghosh, Hajishirzi and Schmidt, "GenEval: An Object-Focused Framework for Evaluating Text-to-Image Alignment", 2023.
+Photographs and synthetic scenes are scored by the same code and differ only in `Detector` and `ColourClassifier`.
 
-A prompt's metadata is a line of evaluation_metadata.jsonl: `tag`, `include` and, for counting, `exclude`. Both are lists
-of clauses {"class": name, "count": n}, in `include` also "color": name and "position": [relation, earlier clause].
+A prompt's metadata is a line of evaluation_metadata.jsonl: `tag`, `include` and, for counting, `exclude`. Both lists
+hold clauses {"class": name, "count": n}, in `include` also "color": name and "position": [relation, earlier clause].
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def score_image(
 
 
 def summary(outcomes: Mapping[str, Sequence[bool]]) -> dict[str, Score]:
-    """Outcomes of images by tag -> a score for each tag and, where all six are there, `overall`: their unweighted mean."""
+    """Outcomes by tag -> a score for each and, where all six are there, `overall`: their unweighted mean."""
     scores = {tag: Score.of(results) for tag, results in outcomes.items()}
     if set(TAGS) <= set(scores):
         scores["overall"] = Score.mean([scores[tag] for tag in TAGS])

@@ -47,8 +47,3 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     centre, half = p + z2 / (2 * n), Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
     low, high = (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
     return (0.0 if hits == 0 else low), (1.0 if hits == n else high)
-
-
-def exact_match(answer: str, references: Sequence[str]) -> bool:
-    """Whether an answer is, as it stands, one of the references."""
-    return answer in references
