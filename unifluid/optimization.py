@@ -13,6 +13,12 @@ from torch.optim import Optimizer
 
 from unifluid.interfaces import Recorded
 
+Schedule = Literal["constant", "linear", "cosine"]
+SHAPES: dict[str, Callable[[float], float]] = {  # share of the fall that is over -> factor, from 1 to 0
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+}
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 
@@ -22,7 +28,8 @@ class AdamW(Recorded):
     Args:
         lr: peak learning rate (paper: 1e-4).
         warmup: optimizer steps of linear warm-up.
-        schedule: "constant", or "cosine" down to `final` × lr at the last step.
+        schedule: "constant", or "linear" or "cosine" down to `final` × lr at the last step.
+        decay: share of the run, after the warm-up, over which the rate falls; it is constant before.
         no_decay: regular expression on parameter names (MAR: its diffusion head).
         rates: regular expression → factor on the learning rate, first match counts, e.g. {"backbone": 0.1}.
     """
@@ -33,15 +40,18 @@ class AdamW(Recorded):
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.02,
         warmup: int = 0,
-        schedule: Literal["constant", "cosine"] = "constant",
+        schedule: Schedule = "constant",
+        decay: float = 1.0,
         final: float = 0.0,
         no_decay: str = r"image_head",
         rates: dict[str, float] | None = None,
     ):
-        if schedule not in ("constant", "cosine"):
-            raise ValueError(f"schedule must be constant or cosine, got {schedule!r}")
+        if schedule not in SHAPES:
+            raise ValueError(f"schedule must be one of {', '.join(SHAPES)}, got {schedule!r}")
+        if not 0 < decay <= 1:
+            raise ValueError(f"decay is a share of the run, above 0 and up to 1; got {decay}")
         self.lr, self.betas, self.weight_decay = lr, tuple(betas), weight_decay
-        self.warmup, self.schedule, self.final = warmup, schedule, final
+        self.warmup, self.schedule, self.decay, self.final = warmup, schedule, decay, final
         self.no_decay, self.rates = re.compile(no_decay), {re.compile(k): v for k, v in (rates or {}).items()}
 
     def build(self, parameters: NamedParameters) -> Optimizer:
@@ -68,10 +78,9 @@ class AdamW(Recorded):
         def at(step: int) -> float:
             if step < self.warmup:
                 return (step + 1) / self.warmup
-            if self.schedule == "constant":
-                return 1.0
-            progress = min(1.0, (step - self.warmup) / max(1, total - self.warmup))
-            return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
+            falling = self.decay * max(1, total - self.warmup)
+            progress = min(1.0, max(0.0, (step - total + falling) / falling))
+            return self.final + (1 - self.final) * SHAPES[self.schedule](progress)
 
         return at
 
@@ -95,12 +104,13 @@ class Muon(AdamW):
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.02,
         warmup: int = 0,
-        schedule: Literal["constant", "cosine"] = "constant",
+        schedule: Schedule = "constant",
+        decay: float = 1.0,
         final: float = 0.0,
         no_decay: str = r"image_head",
         rates: dict[str, float] | None = None,
     ):
-        super().__init__(lr, betas, weight_decay, warmup, schedule, final, no_decay, rates)
+        super().__init__(lr, betas, weight_decay, warmup, schedule, decay, final, no_decay, rates)
         self.muon_lr, self.matrices = muon_lr, re.compile(matrices)
         self.momentum, self.newton_schulz = momentum, newton_schulz
 
