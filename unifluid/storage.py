@@ -7,6 +7,7 @@ NAME.previous.ckpt: if the disk damages the newest, one save interval is lost an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import re
@@ -59,7 +60,8 @@ def save(checkpoint: dict[str, Any], path: str | Path) -> None:
         os.replace(partial, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         # torch's writer wraps the OSError of a full disk in a RuntimeError about file positions.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError):

@@ -27,6 +27,7 @@ EXPECTED = (
     r".*treespec, LeafSpec",
     r".*your dataloader is not resumable",  # its rows are a function of the step
 )
+SEEDS = ("model.init_args.seed", "data.init_args.seed")
 DATA_ARGUMENTS = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "weights_only"}
 
 
@@ -60,8 +61,8 @@ class CLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.link_arguments("seed_everything", "model.init_args.seed")
-        parser.link_arguments("seed_everything", "data.init_args.seed")
+        for name in SEEDS:
+            parser.link_arguments("seed_everything", name)
         if self.command == "fit":
             parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
             parser.add_argument(
@@ -101,15 +102,26 @@ class CLI(LightningCLI):
         return kwargs | {"ckpt_path": path}
 
 
-def check_yaml(args: list[str]) -> None:
-    """jsonargparse reports broken YAML without saying in which file."""
+def check_arguments(args: list[str]) -> None:
+    """What jsonargparse gets wrong: it does not say which file is broken, and drops values of linked settings."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="append", default=[])
-    for path in filter(os.path.isfile, parser.parse_known_args(args)[0].config):
+    known, rest = parser.parse_known_args(args)
+    given = {argument.removeprefix("--").partition("=")[0]: "the command line" for argument in rest}
+    for path in filter(os.path.isfile, known.config):
         try:
-            yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not valid YAML: {error}") from error
+        for name in SEEDS:
+            value: Any = config
+            for key in name.split("."):
+                value = value.get(key) if isinstance(value, dict) else None
+            if value is not None:
+                given[name] = path
+    for name in SEEDS:
+        if name in given:
+            raise ValueError(f"{name} is given in {given[name]}, but seed_everything decides it: give that instead")
 
 
 def trusted_modules(args: list[str]) -> tuple[list[str], list[str]]:
@@ -122,7 +134,7 @@ def trusted_modules(args: list[str]) -> tuple[list[str], list[str]]:
 
 def run(command: str, args: list[str]) -> None:
     trusted, args = trusted_modules(args)
-    check_yaml(args)
+    check_arguments(args)
     # Class paths are held against this list before anything is imported.
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*ALLOWED, *trusted])
     for message in EXPECTED:
