@@ -57,8 +57,8 @@ def make_model(seed: int) -> UniFluidModel:
     return model
 
 
-SEEDS = (0, 5, 10)
-MODEL = make_model(5)
+SEEDS = (15, 20, 23)
+MODEL = make_model(15)
 FORMATTER = tiny.formatter(MODEL, tokenizer=LETTERS)
 
 
@@ -114,16 +114,19 @@ def test_greedy_takes_the_likeliest_step(seed):
 
 def test_the_models_here_write_texts_of_several_lengths():
     """Otherwise the comparisons of this file would show little."""
-    made = [
-        generate_text(make_model(seed), FORMATTER, EXAMPLES, TextSampling(beams=beams, max_tokens=7), 0)
-        for seed in SEEDS
+    made = {
+        beams: [
+            generate_text(make_model(seed), FORMATTER, EXAMPLES, TextSampling(beams=beams, max_tokens=7), 0)
+            for seed in SEEDS
+        ]
         for beams in (1, 2, 3)
-    ]
-    assert len({len(text) for texts in made for text in texts}) > 4 and made[0] != made[1] != made[2]
+    }
+    lengths = {len(text) for texts in made.values() for some in texts for text in some}
+    assert len(lengths) > 4 and made[1] != made[2] != made[3], "choose other SEEDS"
 
 
 def test_a_beam_as_wide_as_the_tree_finds_the_best_text():
-    for seed, chosen in ((0, [1, 2]), (5, [0, 4])):
+    for seed, chosen in ((15, [0, 2]), (23, [0, 4])):
         expected = [likeliest(seed, i, 4) for i in chosen]
         sampling = TextSampling(beams=4**4, max_tokens=4)
         assert generate_text(make_model(seed), FORMATTER, [EXAMPLES[i] for i in chosen], sampling, seed=0) == expected
