@@ -68,9 +68,6 @@ class AutoencoderModule(Recorded, L.LightningModule):
         """For the kit's data modules: every picture of every example, looked at or drawn."""
         return Pictures(self.tokenizer.image_size)
 
-    def transfer_batch_to_device(self, batch: Batch | Tensor, device: torch.device, dataloader_idx: int) -> Any:
-        return batch.to(device)
-
     # -- losses -----------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:

@@ -20,8 +20,9 @@ def changed_at(stem: str, rows: slice, columns: slice) -> torch.Tensor:
 
 @pytest.mark.parametrize("stem", ["convolution", "linear"])
 def test_tokens_are_row_major(stem):
-    assert changed_at(stem, slice(0, 8), slice(24, 32)).argmax() == 3  # top right
-    assert changed_at(stem, slice(24, 32), slice(0, 8)).argmax() == 12  # bottom left
+    change = changed_at(stem, slice(0, 8), slice(24, 32)).view(4, 4)  # the top right corner
+    down, across = ((change.sum(dim) * torch.arange(4)).sum() / change.sum() for dim in (1, 0))
+    assert down < 1.5 < 2 < across
 
 
 def test_the_convolutional_stem_sees_across_patches_and_the_linear_one_does_not():

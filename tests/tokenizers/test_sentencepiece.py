@@ -86,7 +86,7 @@ def test_controls_a_model_lacks_follow_its_pieces(tmp_path):
 
 def test_words_of_a_small_corpus_are_single_tokens():
     tokenizer = SentencePiece(512)
-    texts = corpus()
+    texts = corpus(100)
     tokenizer.train(texts)
     words = {word.strip(".,?") for text in texts for word in text.split()}
     assert len(words) > 60

@@ -61,7 +61,6 @@ class SmallKL(TrainableImageTokenizer):
             Rearrange("b c (h p) (w q) -> b (c p q) h w", p=factor, q=factor),  # PixelUnshuffle refuses empty batches
             Conv(3 * factor**2, channels),
             *(Block(channels) for _ in range(encoder_depth)),
-            nn.GroupNorm(1, channels),
             Conv(channels, 2 * latent_channels),
         )
         self.decoder = nn.Sequential(
@@ -70,7 +69,6 @@ class SmallKL(TrainableImageTokenizer):
             Conv(channels, 4 * half, kernel=1),
             nn.PixelShuffle(2),
             *(Block(half) for _ in range(output_depth)),
-            nn.GroupNorm(1, half),
             nn.SiLU(),
             Conv(half, 3 * (factor // 2) ** 2),
             nn.PixelShuffle(factor // 2),
@@ -169,13 +167,12 @@ class Conv(nn.Module):
 
 
 class Block(nn.Module):
-    """x + conv(SiLU(conv(norm(x)))), the identity at the start."""
+    """x + conv(SiLU(conv(x))), the identity at the start. Without a norm it learns faster and runs faster."""
 
     def __init__(self, channels: int):
         super().__init__()
-        self.norm = nn.GroupNorm(1, channels)
         self.inner, self.outer = Conv(channels, channels), Conv(channels, channels)
         nn.init.zeros_(self.outer.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.outer(F.silu(self.inner(self.norm(x))))
+        return x + self.outer(F.silu(self.inner(x)))
