@@ -46,8 +46,8 @@ def reference(decoder: Decoder, x: np.ndarray, prefix: int) -> np.ndarray:
     )
     for b in range(options["depth"]):
         w = {name.removeprefix(f"blocks.{b}."): v for name, v in p.items() if name.startswith(f"blocks.{b}.")}
-        qkv = [w["qkv.weight"] @ normalised(row, norm, w["attention_norm.weight"]) for row in x]
-        split = [np.split(row, [heads * e, (heads + kv_heads) * e]) for row in qkv]
+        y = [normalised(row, norm, w["attention_norm.weight"]) for row in x]
+        split = [[w[f"{part}.weight"] @ row for part in ("query", "key", "value")] for row in y]
         out = np.zeros_like(x)
         for head in range(heads):
             shared = head // (heads // kv_heads)
@@ -64,7 +64,8 @@ def reference(decoder: Decoder, x: np.ndarray, prefix: int) -> np.ndarray:
                 )
         x = x + out @ w["out.weight"].T
         for i, row in enumerate(x.copy()):
-            gate, up = np.split(w["gate_up.weight"] @ normalised(row, norm, w["mlp_norm.weight"]), 2)
+            y = normalised(row, norm, w["mlp_norm.weight"])
+            gate, up = w["gate.weight"] @ y, w["up.weight"] @ y
             x[i] = row + w["down.weight"] @ (ACTIVATIONS[options["activation"]](gate) * up)
     return np.stack([normalised(row, norm, p["norm.weight"]) for row in x])
 

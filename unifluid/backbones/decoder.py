@@ -76,7 +76,7 @@ class Decoder(Backbone):
         if self.output is not None:
             nn.init.zeros_(self.output.weight)
         for block in self.blocks:
-            for linear in (block.qkv, block.out, block.gate_up, block.down):
+            for linear in block.linears():
                 nn.init.normal_(linear.weight, std=scale * linear.in_features**-0.5)
             for linear in (block.out, block.down):
                 linear.weight.data /= math.sqrt(2 * len(self.blocks))
@@ -122,25 +122,34 @@ class Block(nn.Module):
         self, width: int, heads: int, kv_heads: int, mlp_width: int, qk_norm: bool, norm: str, activation: str
     ):
         super().__init__()
-        self.heads, self.kv_heads, self.head_width = heads, kv_heads, width // heads
+        self.kv_heads, self.head_width = kv_heads, width // heads
         self.activation = ACTIVATIONS[activation]
         self.attention_norm, self.mlp_norm = NORMS[norm](width), NORMS[norm](width)
         self.qk_norm = NORMS[norm](self.head_width, elementwise_affine=False) if qk_norm else nn.Identity()
-        self.qkv = nn.Linear(width, (heads + 2 * kv_heads) * self.head_width, bias=False)
+        # Kept apart, not fused: Muon orthogonalises matrices, and in a fused one the values' gradient, much the
+        # largest at first, would leave queries and keys almost no update.
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, kv_heads * self.head_width, bias=False)
+        self.value = nn.Linear(width, kv_heads * self.head_width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        self.gate_up = nn.Linear(width, 2 * mlp_width, bias=False)
+        self.gate = nn.Linear(width, mlp_width, bias=False)
+        self.up = nn.Linear(width, mlp_width, bias=False)
         self.down = nn.Linear(mlp_width, width, bias=False)
+
+    def linears(self) -> tuple[nn.Linear, ...]:
+        return self.query, self.key, self.value, self.out, self.gate, self.up, self.down
 
     def forward(self, x: Tensor, bias: Tensor, rotation: tuple[Tensor, Tensor], cache: LayerCache | None) -> Tensor:
         x = x + self.attention(self.attention_norm(x), bias, rotation, cache)
-        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
-        return x + self.down(self.activation(gate) * up)
+        y = self.mlp_norm(x)
+        return x + self.down(self.activation(self.gate(y)) * self.up(y))
 
     def attention(self, x: Tensor, bias: Tensor, rotation: tuple[Tensor, Tensor], cache: LayerCache | None) -> Tensor:
-        heads = rearrange(self.qkv(x), "b l (h e) -> b l h e", e=self.head_width)
-        qk, v = heads.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
-        qk = rotate(self.qk_norm(qk), rotation)
-        q, k, v = (rearrange(t, "b l h e -> b h l e") for t in (qk[:, :, : self.heads], qk[:, :, self.heads :], v))
+        q, k, v = (
+            rearrange(f(x), "b l (h e) -> b l h e", e=self.head_width) for f in (self.query, self.key, self.value)
+        )
+        q, k = rotate(self.qk_norm(q), rotation), rotate(self.qk_norm(k), rotation)
+        q, k, v = (rearrange(t, "b l h e -> b h l e") for t in (q, k, v))
         if cache is not None:
             k, v = cache.append(k, v)
         return self.out(rearrange(attend(q, k, v, bias), "b h l e -> b l (h e)"))
