@@ -60,8 +60,10 @@ def build(
 
 def render(svg: str) -> bytes:
     """An SVG drawn on white, as PNG. System fonts stay out: a picture must not depend on the machine."""
-    import resvg_py
-
+    try:
+        import resvg_py
+    except ImportError as error:
+        raise ValueError("drawing emoji needs resvg-py: pip install 'unifluid[emoji]'") from error
     return bytes(resvg_py.svg_to_bytes(svg_string=svg, background="#fff", skip_system_fonts=True))
 
 

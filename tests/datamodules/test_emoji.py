@@ -4,6 +4,7 @@ import io
 import json
 import re
 import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -200,6 +201,12 @@ def test_the_same_tarballs_give_the_same_files(built, sources, tmp_path):
     files = {path.relative_to(built[0]) for path in built[0].rglob("*") if path.is_file()}
     assert files == {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
     assert all((built[0] / name).read_bytes() == (tmp_path / name).read_bytes() for name in files)
+
+
+def test_without_the_renderer_one_line_says_what_to_install(sources, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    with pytest.raises(ValueError, match=r"pip install 'unifluid\[emoji\]'"):
+        build(sources, tmp_path, progress=False)
 
 
 def test_some_styles(sources, tmp_path):
