@@ -87,7 +87,7 @@ class EMA(L.Callback):
     # -- in the trainer -----------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         trained = {name: p for name, p in pl_module.named_parameters() if p.requires_grad and p.is_floating_point()}
         if not self.weights:
             self.weights = {name: p.detach().clone().float() for name, p in trained.items()}
@@ -95,8 +95,6 @@ class EMA(L.Callback):
             name = min(self.weights.keys() ^ trained.keys())
             raise ValueError(f"the EMA to resume from and the trained parameters differ, first in {name}")
         self.weights = {name: value.to(trained[name].device) for name, value in self.weights.items()}
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:

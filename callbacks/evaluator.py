@@ -92,10 +92,10 @@ class Evaluator(Scheduled):
 
     def report(self, trainer: L.Trainer, scores: dict[str, Score], weights: Weights) -> None:
         """Into scores.json, the loggers and, as a table, the terminal."""
-        table = Table(
-            "score", "value", "95 % interval", "n", title=f"{self.prefix}, {weights} weights, step {self.step}"
-        )
-        entries = {f"weights/{self.prefix}": weights, f"step/{self.prefix}": self.step}
+        title = f"{self.prefix}, {weights} weights, step {self.step}"
+        table = Table("score", "value", "95 % interval", "n", title=title)
+        about = {"weights": weights, "step": self.step, "seed": self.seed}
+        entries = {f"{name}/{self.prefix}": value for name, value in about.items()}
         entries |= {f"sampling/{self.prefix}/{k}": v for k, v in dataclasses.asdict(self.sampling).items()}
         for name, score in scores.items():
             key = f"{self.prefix}/{name}"
@@ -117,9 +117,9 @@ def trained_precision(trainer: L.Trainer) -> Iterator[None]:
 
 @contextmanager
 def progress_bar(trainer: L.Trainer, title: str) -> Iterator[Progress]:
-    """A bar where the trainer shows one, on rank 0."""
+    """A bar on rank 0 where the trainer shows one and there is a terminal to show it."""
     hidden = trainer.progress_bar_callback is None or not trainer.is_global_zero
-    with tqdm(desc=title, leave=False, disable=hidden, dynamic_ncols=True) as bar:
+    with tqdm(desc=title, leave=False, disable=hidden or None, dynamic_ncols=True) as bar:
 
         def progress(done: float, total: int) -> None:
             bar.total = total

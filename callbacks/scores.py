@@ -3,7 +3,7 @@
 geneval/overall                 the score; geneval/overall/low and /high are its 95 % interval
 n/geneval/overall               how many items it is a mean over
 weights/geneval, step/geneval   ema or raw, and the optimizer steps they have had
-sampling/geneval/guidance, …    how images or text were drawn
+sampling/geneval/guidance, …    how images or text were drawn, and seed/geneval
 train/seconds                   time spent training
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ WIDTH = 1200  # pixels of the sheet
 SIDE = 128  # smaller pictures are enlarged by the whole number that comes closest, without passing it
 LARGEST = 256  # larger pictures are reduced
 GAP, MARGIN, LINE = 14, 24, 17
+LONGEST = 300  # characters
 PAPER, BORDER = "white", "#d8d8d8"
 INK, FAINT, ACCENT = "#1c1c1c", "#8a8a8a", "#b3261e"
 
@@ -67,7 +69,7 @@ def _draw_section(section: Section, width: int) -> Image.Image:
 
 def _draw_cell(cell: Cell) -> Image.Image:
     pictures = [_enlarge(picture) for picture in cell.pictures]
-    width = sum(p.width + 2 for p in pictures) + 2 * GAP * (len(pictures) - 1)
+    width = max(SIDE, sum(p.width + 2 for p in pictures) + 2 * GAP * (len(pictures) - 1))  # words need room
     top, font = max(p.height for p in pictures) + 8, _font(13)
     lines = [(text, line.colour) for line in cell.lines for text in _wrap(line.text, width, font)]
     image = Image.new("RGB", (width, top + LINE * len(lines)), PAPER)
@@ -99,16 +101,17 @@ def _enlarge(picture: Tensor) -> Image.Image:
     return image.resize([side * factor for side in image.size], Image.Resampling.NEAREST)
 
 
+@cache
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 
 def _wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> list[str]:
-    """Lines no wider than `width`; a word that is wider is cut."""
+    """Lines no wider than `width`; a word that is wider is cut, and so is text beyond `LONGEST` characters."""
     lines, line = [], ""
-    for word in text.split():
+    for word in (text if len(text) <= LONGEST else text[:LONGEST] + "…").split():
         while font.getlength(word) > width:
-            fits = next(n for n in range(len(word) - 1, 0, -1) if font.getlength(word[:n]) <= width or n == 1)
+            fits = next(n for n in range(1, len(word)) if font.getlength(word[: n + 1]) > width)
             lines += [line] * bool(line) + [word[:fits]]
             line, word = "", word[fits:]
         longer = f"{line} {word}".strip()
