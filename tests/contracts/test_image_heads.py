@@ -187,12 +187,13 @@ def test_loss_falls(case):
     z, x = torch.randn(3, CONDITION), torch.randn(3, TOKEN)
     optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
     g = torch.Generator().manual_seed(3)
-    losses = []
+    fixed = head.times(torch.rand(64, 3, generator=g)), torch.randn(64, 3, TOKEN, generator=g)
+    before = head.loss(z, x, *fixed).mean().item()
     for _ in range(200):
-        t = head.times(torch.rand(32, 3, generator=g))
-        loss = head.loss(z, x, t, torch.randn(32, 3, TOKEN, generator=g)).mean()
+        t, noise = head.times(torch.rand(32, 3, generator=g)), torch.randn(32, 3, TOKEN, generator=g)
+        loss = head.loss(z, x, t, noise).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
-    assert sum(losses[-20:]) < 0.1 * sum(losses[:20]), losses[::20]
+    after = head.loss(z, x, *fixed).mean().item()
+    assert after < 0.3 * before

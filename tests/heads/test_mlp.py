@@ -48,15 +48,16 @@ def test_sinusoid():
 def test_trajectory_gives_what_forward_gives(monkeypatch, rows):
     """Whatever number of steps is computed at once, and for all guidance branches from one x."""
     monkeypatch.setattr(mlp, "MATMUL_ROWS", rows)
-    net = randomised()
-    x, z, t = torch.randn(3, 4), torch.randn(2, 3, 8), torch.tensor([999.0, 700.0, 400.0, 10.0, 0.0])
+    net = randomised().double()
+    x, z = torch.randn(3, 4, dtype=torch.float64), torch.randn(2, 3, 8, dtype=torch.float64)
+    t = torch.tensor([999.0, 700.0, 400.0, 10.0, 0.0], dtype=torch.float64)
     trajectory = list(net.trajectory(t, z))
     assert len(trajectory) == 5
     for time, modulations in zip(t, trajectory, strict=True):
         got = net.transform(x, modulations)
         for branch in range(2):
             want = net(x[None], time.expand(1, 3), z[branch])[0]
-            torch.testing.assert_close(got[branch], want, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(got[branch], want, rtol=1e-10, atol=1e-10)
 
 
 def test_condition_is_projected_once_per_token():
