@@ -37,6 +37,8 @@ def factory_of(part: Part, given: int) -> functools.partial:
 
 def build(config: Config, allowed: tuple[str, ...] = ALLOWED) -> Any:
     """The inverse of `describe`. Raises ValueError for a class outside the packages `allowed`, or one that is unfit."""
+    if not _is_config(config):
+        raise ValueError(f"a stored config must name a class_path and its init_args, got {config!r:.80}")
     cls = _import(config["class_path"], allowed)
     arguments = {name: _build(value, allowed) for name, value in config["init_args"].items()}
     try:
@@ -66,7 +68,11 @@ def _settings(config: Config, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _is_config(value: Any) -> bool:
-    return isinstance(value, dict) and "class_path" in value and "init_args" in value
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("class_path"), str)
+        and isinstance(value.get("init_args"), dict)
+    )
 
 
 def _path(cls: type) -> str:

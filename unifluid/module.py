@@ -106,7 +106,8 @@ class UniFluid(Recorded, L.LightningModule):
         if self.compile_model:
             self.model.backbone.compile()
             self.model.image_head.compile()
-        # A restored model has its weights from the checkpoint; only a fresh run reads pretrained files.
+        # Only a fresh run reads files of weights. (trainer.fit(ckpt_path=…) sets ckpt_path later than this, so it reads
+        # them in vain; the command line sets trainer.ckpt_path.)
         if self._trainer is not None and self.trainer.ckpt_path is None:
             for part in self.model.slots():
                 part.load_pretrained()

@@ -31,6 +31,16 @@ SEEDS = ("model.init_args.seed", "data.init_args.seed")
 DATA_ARGUMENTS = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "weights_only"}
 
 
+class SaveConfig(SaveConfigCallback):
+    """Later than Lightning's: a run that is refused for its settings must leave the config as it was."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        pass
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().setup(trainer, pl_module, "fit")
+
+
 class CLI(LightningCLI):
     """One subcommand of LightningCLI, with the kit's way of keeping a run.
 
@@ -43,7 +53,7 @@ class CLI(LightningCLI):
         super().__init__(
             datamodule_class=L.LightningDataModule,
             subclass_mode_data=True,
-            save_config_callback=SaveConfigCallback if command == "fit" else None,
+            save_config_callback=SaveConfig if command == "fit" else None,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"default_root_dir": "runs/default"},
             seed_everything_default=0,
@@ -63,14 +73,14 @@ class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in SEEDS:
             parser.link_arguments("seed_everything", name)
-        if self.command == "fit":
-            parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
-            parser.add_argument(
-                "--resume", type=bool, default=True, help="Go on from last.ckpt in trainer.default_root_dir, if any."
-            )
+        # Known to every command, so that one YAML serves them all.
+        parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
+        parser.add_argument(
+            "--resume", type=bool, default=True, help="fit goes on from last.ckpt in trainer.default_root_dir, if any."
+        )
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would let a checkpoint's settings silently win; `check_same_model` refuses a difference instead."""
+        """Lightning would let a checkpoint's settings silently win; `unpack_model` refuses a difference instead."""
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         settings = self._get(self.config_init, "trainer")
@@ -80,26 +90,33 @@ class CLI(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         return super().instantiate_trainer(plugins=[*plugins, AtomicCheckpointIO()], **kwargs)
 
-    def fit(self, ckpt_path: str | Path | None = None, **kwargs: Any) -> None:
+    # The trainer is told of the checkpoint before it starts: `configure_model` then knows that pretrained files need
+    # not be read.
+
+    def fit(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         if ckpt_path is None and self._get(self.config, "resume"):
             ckpt_path = latest(self.trainer.default_root_dir)
-        self.trainer.fit(ckpt_path=ckpt_path, **kwargs)
+        self.trainer.ckpt_path = ckpt_path
+        self.trainer.fit(**kwargs)
 
-    def validate(self, **kwargs: Any) -> None:
-        self.trainer.validate(**self._with_checkpoint(kwargs))
+    def validate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        self.trainer.ckpt_path = ckpt_path or self._last()
+        self.trainer.validate(**kwargs)
 
-    def test(self, **kwargs: Any) -> None:
-        self.trainer.test(**self._with_checkpoint(kwargs))
+    def test(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        self.trainer.ckpt_path = ckpt_path or self._last()
+        self.trainer.test(**kwargs)
 
-    def predict(self, **kwargs: Any) -> None:
-        self.trainer.predict(**self._with_checkpoint(kwargs))
+    def predict(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        self.trainer.ckpt_path = ckpt_path or self._last()
+        self.trainer.predict(**kwargs)
 
-    def _with_checkpoint(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _last(self) -> Path:
         folder = self.trainer.default_root_dir
-        path = kwargs["ckpt_path"] or latest(folder)
+        path = latest(folder)
         if path is None:
             raise ValueError(f"trainer.default_root_dir {folder} holds no last.ckpt: train first, or give --ckpt_path")
-        return kwargs | {"ckpt_path": path}
+        return path
 
 
 def check_arguments(args: list[str]) -> None:

@@ -1,0 +1,170 @@
+"""`fit`: what a run leaves behind, that it goes on where it was stopped, and what it says to mistakes."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from cli.runs import TINY, error_line, fit_arguments, same_training_state
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from callbacks.last import LastCheckpoint
+from unifluid.cli.main import main
+from unifluid.storage import latest, previous
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    assert main(fit_arguments(folder)) == 0
+    return folder
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """Step → image loss, from all the logs of a run."""
+    found: dict[int, float] = {}
+    for file in sorted(folder.glob("events.*")):
+        events = EventAccumulator(str(file))
+        events.Reload()
+        if "train/visual" in events.Tags()["scalars"]:
+            for event in events.Scalars("train/visual"):
+                assert found.setdefault(event.step, event.value) == event.value  # steps done twice came out alike
+    return found
+
+
+def test_a_run_is_a_folder(finished):
+    names = {p.name for p in finished.iterdir()}
+    assert {"config.yaml", "last.ckpt", "last.previous.ckpt"} <= names
+    assert len(losses(finished)) == 6
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    assert config["model"]["init_args"]["backbone"]["init_args"]["width"] == 32
+
+
+def test_finished_runs_return_at_once(finished):
+    before = (finished / "last.ckpt").stat().st_mtime_ns
+    assert main(fit_arguments(finished)) == 0
+    assert (finished / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_its_own_config_repeats_a_run(finished, tmp_path):
+    again = ["fit", "--config", str(finished / "config.yaml"), "--allow-module", "tiny"]
+    assert main([*again, f"--trainer.default_root_dir={tmp_path}"]) == 0
+    same_training_state(finished / "last.ckpt", tmp_path / "last.ckpt")
+
+
+def test_print_config_prints_yaml(capsys):
+    assert main(["fit", "--config", str(TINY), "--allow-module", "tiny", "--seed_everything=3", "--print_config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["seed_everything"] == 3
+
+
+def test_one_seed_decides_all(finished, tmp_path, capsys):
+    config = (finished / "config.yaml").read_bytes()
+    assert "model.seed is 3 here but 0 in the checkpoint" in error_line(
+        capsys, *fit_arguments(finished, "--seed_everything=3")
+    )
+    assert "seed_everything decides it" in error_line(capsys, *fit_arguments(tmp_path, "--model.init_args.seed=3"))
+    assert (finished / "config.yaml").read_bytes() == config  # a refused run changes nothing
+
+
+def test_interrupted_by_hand_it_goes_on_to_the_same_end(finished, tmp_path):
+    interrupted = fit_arguments(tmp_path, "--trainer.callbacks+=cli.runs.Interrupt", "--trainer.callbacks.step=5")
+    assert main([*interrupted, "--allow-module", "cli"]) == 130
+    assert main(fit_arguments(tmp_path)) == 0
+    same_training_state(finished / "last.ckpt", tmp_path / "last.ckpt")
+    assert losses(tmp_path) == losses(finished)
+
+
+def test_killed_it_goes_on_to_the_same_end(tmp_path):
+    """SIGKILL whenever it comes: between saves, or inside one."""
+    options = ["--trainer.max_steps=40", "--checkpoint.every=2"]
+    assert main(fit_arguments(tmp_path / "whole", *options)) == 0
+    killed = tmp_path / "killed"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "unifluid", *fit_arguments(killed, *options)]
+    process = subprocess.Popen(command, env=environment)
+    while process.poll() is None and not (killed / "last.previous.ckpt").exists():
+        time.sleep(0.005)
+    time.sleep(random.random() * 0.1)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert 0 < torch.load(latest(killed), weights_only=True)["global_step"] < 40
+    assert main(fit_arguments(killed, *options)) == 0
+    same_training_state(tmp_path / "whole" / "last.ckpt", killed / "last.ckpt")
+    assert losses(killed) == losses(tmp_path / "whole")
+    assert not list(killed.glob(".*partial"))
+
+
+@pytest.mark.filterwarnings("ignore:.*last.ckpt. damaged")
+def test_a_damaged_checkpoint_costs_one_interval(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    newest = run / "last.ckpt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert latest(run) == previous(newest)
+    assert main(fit_arguments(run)) == 0
+    same_training_state(finished / "last.ckpt", newest)
+
+
+def test_starting_over(finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    assert main(fit_arguments(run, "--resume=false", "--model.init_args.lam=9", "--trainer.max_steps=1")) == 0
+    assert torch.load(run / "last.ckpt", weights_only=True)["config"]["init_args"]["lam"] == 9
+
+
+def test_last_checkpoint_refuses_nonsense():
+    with pytest.raises(ValueError, match=r"checkpoint\.every"):
+        LastCheckpoint(every=0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model.init_args.image_head=FlowMPL"], "model.image_head: FlowMPL is neither a class path"),
+        (["--model.init_args.backbone.class_path=unifluid.backbones.Decodr"], "has no attribute 'Decodr'"),
+        (["--model.init_args.text_tokenizer=unifluid.backbones.Decoder"], "not correspond to a subclass of TextTok"),
+        (["--model.init_args.text_tokenizer=antigravity.Flight"], "--allow-module antigravity"),
+        (["--model.init_args.text_tokenizer=os.system"], "os.system is not in a trusted package"),
+        (["--model.init_args.lam=abc"], "model.lam: expected float, got abc"),
+        (["--model.init_args.backbone.init_args.width=w"], "model.backbone.width: expected int, got w"),
+        (["--model.init_args.lamb=1"], "model: Option 'lamb' is not accepted"),
+        (["--trainer.max_stepps=1"], "--trainer.max_stepps"),
+        (["--data.init_args.streams.caption.dataset.init_args.task=foo"], "data.streams.dataset.task: expected"),
+        (["--checkpoint.every=0"], "checkpoint.every must be at least 1"),
+        (["--config=nowhere.yaml"], "nowhere.yaml"),
+        (["--ckpt_path=nowhere.ckpt"], "nowhere.ckpt: no such checkpoint"),
+        (["--model.init_args.init_from=nowhere.ckpt"], "nowhere.ckpt: no such checkpoint"),
+        (["--trainer.accelerator=gpuu"], "gpuu"),
+    ],
+)
+def test_mistakes_end_in_one_line(flags, message, tmp_path, capsys):
+    assert message in error_line(capsys, *fit_arguments(tmp_path, *flags))
+    assert "antigravity" not in sys.modules
+
+
+def test_broken_yaml_is_named(tmp_path, capsys):
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("model: [1\ndata: {")
+    assert f"{broken}: not valid YAML" in error_line(capsys, "fit", "--config", broken)
+    assert "missing: --data, --model" in error_line(capsys, "fit")
+
+
+def test_a_full_disk_is_named(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert "file" in error_line(capsys, *fit_arguments(tmp_path / "file"))
+
+
+def test_evaluation_takes_the_last_checkpoint_of_the_run(finished, tmp_path, capsys):
+    assert main(["validate", *fit_arguments(finished)[1:]]) == 0
+    validate = ["validate", *fit_arguments(tmp_path)[1:]]
+    assert main([*validate, f"--ckpt_path={finished / 'last.ckpt'}"]) == 0
+    assert main(["validate", "--config", str(finished / "config.yaml"), "--allow-module", "tiny"]) == 0
+    assert "holds no last.ckpt: train first" in error_line(capsys, *validate)
+    assert "tiny.yaml: damaged or not a checkpoint" in error_line(capsys, *validate, f"--ckpt_path={TINY}")

@@ -1,0 +1,72 @@
+"""The dispatcher: quick, free of torch, with clear exits."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import pytest
+from cli.runs import error_line
+
+import unifluid
+from unifluid.cli import main as dispatcher
+from unifluid.cli.main import COMMANDS, main
+
+
+def test_help_names_every_command(capsys):
+    assert main([]) == main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {command} " in shown for command in COMMANDS)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"unifluid {unifluid.__version__}\n"
+
+
+def test_help_costs_less_than_half_a_second_and_no_torch():
+    code = (
+        "import sys, unifluid.cli.main as m; m.main(['--help']);"
+        "import unifluid.cli.sample, unifluid.cli.export, unifluid.cli.data;"
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+@pytest.mark.parametrize("command", ["generate", "caption", "answer", "edit", "export"])
+def test_every_command_has_help(command, capsys):
+    assert main([command, "--help"]) == 0
+    assert "--ckpt" in capsys.readouterr().out
+
+
+def test_unknown_commands_are_named(capsys):
+    assert "no command 'fitt'" in error_line(capsys, "fitt")
+    assert "no data set 'emojis'" in error_line(capsys, "data", "emojis")
+
+
+def raising(error):
+    def run(command, args):
+        raise error
+
+    return run
+
+
+def test_interrupts_bugs_and_mistakes_end_differently(monkeypatch, capsys):
+    monkeypatch.setattr(dispatcher, "run", raising(KeyboardInterrupt()))
+    assert main(["fit"]) == 130
+    monkeypatch.setattr(dispatcher, "run", raising(TypeError("a bug")))
+    with pytest.raises(TypeError):
+        main(["fit"])
+    monkeypatch.setattr(dispatcher, "run", raising(ValueError("a mistake\n  in two lines")))
+    assert error_line(capsys, "fit") == "a mistake; in two lines"
+    monkeypatch.setenv("UNIFLUID_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="a mistake"):
+        main(["fit"])
+
+
+def test_the_module_is_the_console_script():
+    done = subprocess.run([sys.executable, "-m", "unifluid", "nothing"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("unifluid: error: no command 'nothing'")

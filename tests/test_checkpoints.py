@@ -1,0 +1,194 @@
+"""A checkpoint rebuilds its model, whoever built it; weights can be taken over; differences are never silent."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import tiny
+import torch
+from toy import make_data, make_module, make_trainer
+
+from callbacks.ema import EMA
+from unifluid import storage
+from unifluid.backbones import Decoder
+from unifluid.checkpoints import export, read, start_from
+from unifluid.configs import ALLOWED
+
+TINY = (*ALLOWED, "tiny")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A module built in Python after two steps, and its checkpoint with an EMA."""
+    folder = tmp_path_factory.mktemp("run")
+    module = make_module(lam=0.3)
+    trainer = make_trainer(folder, EMA(decay=0.5), steps=2)
+    trainer.fit(module, make_data())
+    trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)
+    return module, folder / "last.ckpt"
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def rewrite(path, target, change) -> None:
+    checkpoint = storage.load(path)
+    change(checkpoint)
+    storage.save(checkpoint, target)
+
+
+def test_raw_weights_come_back_strictly(trained):
+    module, path = trained
+    again = read(path, "raw").build(TINY)
+    assert not again.training
+    assert same(again.state_dict(), module.state_dict())
+
+
+def test_ema_is_the_default_and_another_set_of_weights(trained):
+    module, path = trained
+    ema = torch.load(path, weights_only=True)["ema"]
+    stored = read(path)
+    weights = stored.build(TINY).state_dict()
+    assert stored.weights == "ema"
+    assert all(torch.equal(weights[name], value) for name, value in ema.items())
+    assert not same(weights, module.state_dict())
+
+
+def test_asking_for_what_is_not_there_is_an_error(trained, tmp_path):
+    _, path = trained
+    rewrite(path, tmp_path / "raw.ckpt", lambda c: c.pop("ema"))
+    assert read(tmp_path / "raw.ckpt").weights == "raw"
+    with pytest.raises(ValueError, match=r"raw\.ckpt: holds raw weights only, but ema"):
+        read(tmp_path / "raw.ckpt", "ema")
+
+
+def test_foreign_and_changed_checkpoints_are_refused(trained, tmp_path):
+    _, path = trained
+    rewrite(path, tmp_path / "a.ckpt", lambda c: c.pop("config"))
+    with pytest.raises(ValueError, match=r"a\.ckpt: not a checkpoint of unifluid"):
+        read(tmp_path / "a.ckpt")
+    rewrite(path, tmp_path / "b.ckpt", lambda c: c["state_dict"].pop("model.boi"))
+    with pytest.raises(ValueError, match=r"b\.ckpt: its weights do not fit its config: .*model\.boi"):
+        read(tmp_path / "b.ckpt", "raw").build(TINY)
+    rewrite(path, tmp_path / "c.ckpt", lambda c: c["config"].update(class_path="os.system"))
+    with pytest.raises(ValueError, match=r"os\.system is outside"):
+        read(tmp_path / "c.ckpt").build(TINY)
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+def test_export_loads_back_equal(trained, tmp_path, weights):
+    _, path = trained
+    export(path, tmp_path / "out", weights)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.model",
+    ]
+    stored = read(tmp_path / "out")
+    assert stored.weights == weights
+    assert same(stored.build(TINY).state_dict(), read(path, weights).build(TINY).state_dict())
+    with pytest.raises(ValueError, match=f"holds {weights} weights only"):
+        read(tmp_path / "out", "raw" if weights == "ema" else "ema")
+
+
+def test_incomplete_and_damaged_exports_are_named(trained, tmp_path):
+    _, path = trained
+    out = tmp_path / "out"
+    export(path, out)
+    config = (out / "config.json").read_text()
+    for name in ("config.json", "model.safetensors"):
+        whole = (out / name).read_bytes()
+        (out / name).unlink()
+        with pytest.raises(ValueError, match=f"{name} is missing"):
+            read(out)
+        (out / name).write_bytes(whole[:-20])
+        with pytest.raises(ValueError, match="damaged"):
+            read(out)
+        (out / name).write_bytes(whole)
+    (out / "config.json").write_text(json.dumps({**json.loads(config), "config": 3}))
+    with pytest.raises(ValueError, match="must name a class_path"):
+        read(out).build()
+
+
+# -- going on, and starting from ----------------------------------------------------------------------------------
+
+
+def go_on(module, path, tmp_path, steps=3):
+    trainer = make_trainer(tmp_path, EMA(decay=0.5), steps=steps)
+    trainer.ckpt_path = path
+    trainer.fit(module, make_data())
+    return trainer
+
+
+def test_going_on_with_another_setting_names_it(trained, tmp_path):
+    _, path = trained
+    with pytest.raises(ValueError, match=r"^model\.lam is 9 here but 0\.3 in the checkpoint"):
+        go_on(make_module(lam=9), path, tmp_path)
+    wider = make_module(lam=0.3)
+    wider.backbone_factory = lambda vocabulary: Decoder(vocabulary, **tiny.BACKBONE | {"depth": 3})
+    with pytest.raises(ValueError, match=r"^model\.backbone\.depth is 3 here but 2"):
+        go_on(wider, path, tmp_path)
+
+
+def test_what_changes_no_result_may_differ_and_no_other_weights_are_read(trained, tmp_path):
+    _, path = trained
+    assert go_on(make_module(lam=0.3, init_from="gone.ckpt"), path, tmp_path).global_step == 3
+
+
+def test_start_from_takes_weights_and_new_settings_win(trained, tmp_path):
+    _, path = trained
+    for weights in ("ema", "raw"):
+        module = make_module(lam=9, init_from=str(path), init_weights=weights)
+        trainer = make_trainer(tmp_path, steps=0)
+        trainer.fit(module, make_data())
+        assert same(module.state_dict(), read(path, weights).tensors)
+        assert module.lam == 9
+
+
+def test_missing_and_extra_weights_are_reported_once(trained, tmp_path):
+    _, path = trained
+
+    def change(checkpoint):
+        checkpoint["state_dict"]["model.extra"] = checkpoint["state_dict"].pop("model.boi")
+
+    rewrite(path, tmp_path / "other.ckpt", change)
+    module = make_module()
+    module.configure_model()
+    with pytest.warns(UserWarning) as warned:
+        start_from(module, tmp_path / "other.ckpt", "raw")
+    messages = [str(w.message) for w in warned if "init_from" in str(w.message)]
+    assert len(messages) == 2
+    assert "1 tensors keep their initial values: model.boi" in messages[0]
+    assert "1 tensors are left out: model.extra" in messages[1]
+
+
+def test_another_shape_or_no_common_name_is_an_error(trained, tmp_path):
+    _, path = trained
+    module = make_module()
+    module.backbone_factory = lambda vocabulary: Decoder(vocabulary, **tiny.BACKBONE | {"width": 64})
+    module.configure_model()
+    with pytest.raises(ValueError, match=r"has shape \(.*64.*\) here but \(.*32.*\)"):
+        start_from(module, path)
+    rewrite(path, tmp_path / "other.ckpt", lambda c: c.update(state_dict={"x": torch.ones(1)}, ema={}))
+    with pytest.raises(ValueError, match="no weight in .* has a name of this model"):
+        start_from(module, tmp_path / "other.ckpt")
+
+
+def test_start_from_brings_the_vocabulary_along(trained, tmp_path):
+    _, path = trained
+    rewrite(path, tmp_path / "other.ckpt", lambda c: c.update(tokenizer=torch.tensor([7, 8], dtype=torch.uint8)))
+    module, seen = make_module(), []
+    module.configure_model()
+    module.text_tokenizer.load_state = seen.append
+    start_from(module, tmp_path / "other.ckpt")
+    assert seen == [b"\x07\x08"]
+
+
+def test_a_module_that_no_checkpoint_could_store_stops_before_training(tmp_path):
+    module = make_module()
+    module.init_args = copy.copy(module.init_args) | {"lam": object()}
+    with pytest.raises(ValueError, match=r"UniFluid\.lam is .*which a checkpoint cannot store"):
+        make_trainer(tmp_path, steps=1).fit(module, make_data())
