@@ -1,0 +1,157 @@
+"""Who may import whom: DESIGN's table, held by reading the imports of every file."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted(f for package in ("unifluid", "datamodules", "callbacks") for f in (ROOT / package).rglob("*.py"))
+
+MATHS = ("unifluid.interfaces", "unifluid.sequence", "unifluid.randomness", "unifluid.diffusion")
+STORES = ("unifluid", "unifluid.configs", "unifluid.storage", "unifluid.checkpoints")
+TRAINING = ("unifluid.optimization", "unifluid.model")
+PARTS = ("backbones", "tokenizers", "encoders", "heads")
+EVERYTHING = ("unifluid", "datamodules", "callbacks")
+ANY = "(any library)"
+
+# room: (rooms of the kit it may import, libraries it may import). A room may always import itself.
+ROOMS = {
+    **dict.fromkeys(MATHS, (MATHS, ("torch", "einops"))),
+    **{f"unifluid.{part}": (MATHS, ANY) for part in PARTS},
+    "unifluid.model": (MATHS, ("torch", "einops")),
+    "unifluid.decoding": ((*MATHS, "unifluid.model"), ("torch", "einops")),
+    "unifluid.optimization": (MATHS, ("torch",)),
+    "unifluid.configs": (MATHS, ()),
+    "unifluid.storage": ((), ("torch", "lightning")),
+    "unifluid.checkpoints": ((*MATHS, *STORES), ("torch", "lightning", "safetensors")),
+    "unifluid.module": ((*MATHS, *STORES, *TRAINING), ("torch", "lightning")),
+    "unifluid.autoencoder": ((*MATHS, *STORES, *TRAINING), ("torch", "lightning")),
+    "unifluid.evaluation": (MATHS, ANY),
+    "datamodules": (MATHS, ANY),
+    "callbacks": (("unifluid.decoding", "unifluid.evaluation", "unifluid.storage", "datamodules", *MATHS), ANY),
+    "unifluid.pipeline": (EVERYTHING, ANY),
+    "unifluid.cli": (EVERYTHING, ANY),
+    "unifluid.__main__": (("unifluid.cli",), ()),
+    "unifluid": ((), ()),  # __init__: what it offers is imported on first use
+}
+LIGHTNING_FREE = (
+    *MATHS,
+    *(f"unifluid.{p}" for p in PARTS),
+    "unifluid.model",
+    "unifluid.decoding",
+    "unifluid.evaluation",
+)
+HEAVY = {"transformers", "diffusers", "open_clip", "torch_fidelity", "gradio", "matplotlib"}  # inside functions only
+
+
+def module_name(file: Path) -> str:
+    name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def room_of(name: str) -> str:
+    """The longest room that `name` is in."""
+    return max((room for room in ROOMS if within(name, room)), key=len)
+
+
+def within(name: str, room: str) -> bool:
+    return name == room or name.startswith(f"{room}.")
+
+
+def imports(file: Path) -> Iterator[tuple[str, bool]]:
+    """(imported module, whether at import time) of a file; `from unifluid import sequence` gives the submodule."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    inside = {
+        id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            submodules = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if exists(name) else node.module for name in submodules]
+        else:
+            continue
+        yield from ((name, id(node) not in inside) for name in names)
+
+
+def exists(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def violations(file: Path) -> list[str]:
+    name = module_name(file)
+    room = room_of(name)
+    allowed, libraries = ROOMS[room]
+    found = []
+    for imported, at_import in imports(file):
+        top = imported.split(".")[0]
+        if top in EVERYTHING:
+            exact = "unifluid" in allowed and allowed is not EVERYTHING  # the bare package: its version only
+            rooms = [r for r in allowed if not (exact and r == "unifluid")]
+            good = (
+                within(imported, room) or any(within(imported, r) for r in rooms) or (exact and imported == "unifluid")
+            )
+        elif top in sys.stdlib_module_names:
+            good = True
+        else:
+            good = libraries is ANY or top in libraries
+            good &= not (top == "lightning" and room in LIGHTNING_FREE) and not (top in HEAVY and at_import)
+        if not good:
+            found.append(f"{name} must not import {imported}")
+    return found
+
+
+def test_files_were_found():
+    assert len(FILES) > 40
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_name)
+def test_rooms_import_downwards_only(file):
+    assert not violations(file)
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("unifluid/model.py", "from unifluid.heads import FlowMLP"),
+        ("unifluid/model.py", "import lightning"),
+        ("unifluid/heads/new.py", "from unifluid.backbones import Decoder"),
+        ("unifluid/heads/new.py", "def f():\n    import lightning"),
+        ("unifluid/backbones/new.py", "import transformers"),
+        ("unifluid/sequence.py", "from unifluid import model"),
+        ("unifluid/decoding/new.py", "from unifluid.module import UniFluid"),
+        ("datamodules/new.py", "from unifluid.model import UniFluidModel"),
+        ("callbacks/new.py", "from unifluid.tokenizers import Pixels"),
+        ("unifluid/evaluation/new.py", "import unifluid.model"),
+        ("unifluid/__init__.py", "import torch"),
+    ],
+)
+def test_a_breach_is_seen(place, line, tmp_path, monkeypatch):
+    file = tmp_path / "broken.py"
+    file.write_text(line)
+    name = ".".join(Path(place).with_suffix("").parts).removesuffix(".__init__")
+    monkeypatch.setitem(globals(), "module_name", lambda _: name)
+    assert violations(file)
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import sys, unifluid; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_what_the_package_offers_is_there():
+    import unifluid
+
+    for name in unifluid.__all__:
+        assert getattr(unifluid, name).__name__ == name
+    with pytest.raises(AttributeError):
+        unifluid.nothing  # noqa: B018
