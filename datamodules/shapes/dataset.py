@@ -63,6 +63,12 @@ class Shapes(ExampleDataset):
             raise ValueError(f"image_size must be at least 32, where four large things fit, got {image_size}")
         if unknown := set(shares) - set(TAGS):
             raise ValueError(f"shares names unknown categories {sorted(unknown)}; there are {', '.join(TAGS)}")
+        if min(shares.values(), default=0) < 0 or sum(shares.values()) <= 0:
+            raise ValueError(f"shares must be positive weights, got {dict(shares)}")
+        if not 0 <= long_prompts <= 1:
+            raise ValueError(f"long_prompts must lie in [0, 1], got {long_prompts}")
+        if length < 1:
+            raise ValueError(f"length must be at least 1, got {length}")
         self.task, self.image_size, self.split, self.seed, self.length = task, image_size, split, seed, length
         self.tags, self.weights = list(shares), list(shares.values())
         self.long_prompts = long_prompts

@@ -109,9 +109,11 @@ def make_prompt(draw: Draw, tag: str) -> Prompt:
 
 
 def long_prompt(draw: Draw) -> Prompt:
-    """A prompt that names everything, as captions do: two to four things with size and colour, and the background."""
+    """A prompt that names everything, as captions do: two to four things with size and colour, and the background.
+
+    Its clauses ask for each shape's number only: GenEval's cannot tell things of one class and several colours apart.
+    """
     scene = draw.scene([draw.kind() for _ in range(2 + draw.below(3))])
-    counts = Counter((thing.shape, thing.colour) for thing in scene.things)
-    include = [{"class": shape, "count": n, "color": colour} for (shape, colour), n in counts.items()]
+    counts = Counter(thing.shape for thing in scene.things)
     text = f"{draw.choice(LEADS)}{things(scene)} on {article(scene.background)} background"
-    return Prompt(text, scene, include, [])
+    return Prompt(text, scene, [{"class": shape, "count": count} for shape, count in counts.items()], [])
