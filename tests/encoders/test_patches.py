@@ -50,7 +50,6 @@ def test_the_default_gives_sixteen_tokens_of_a_32_pixel_picture():
         ({"width": 190}, "width 190"),
         ({"stem": "conv"}, "convolution or linear"),
         ({"patch_size": 6, "image_size": 36}, "power of two"),
-        ({"width": 36, "heads": 4}, "width 36"),
     ],
 )
 def test_mistakes_are_one_clear_line(arguments, named):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from typing import Any, Literal
 
 from timm.layers import PatchEmbed
@@ -9,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from unifluid.interfaces import ImageEncoder
+from unifluid.layers import Conv
 
 
 class Patches(ImageEncoder):
@@ -20,7 +23,8 @@ class Patches(ImageEncoder):
     Args:
         image_size: H = W in pixels, a multiple of `patch_size`.
         patch_size: pixels a token covers, down and across; a power of two for the convolutional stem.
-        width: D_enc, a multiple of `heads`, and of `patch_size` for the convolutional stem.
+        width: D_enc, a multiple of `heads`.
+        channels: width of the stem's first convolution; it doubles with every halving of the picture.
         depth: transformer blocks; 0 leaves the stem and its position embeddings.
         stem: "convolution", or "linear" as in the original vision transformer.
     """
@@ -30,6 +34,7 @@ class Patches(ImageEncoder):
         image_size: int = 32,
         patch_size: int = 8,
         width: int = 192,
+        channels: int = 32,
         depth: int = 2,
         heads: int = 4,
         stem: Literal["convolution", "linear"] = "convolution",
@@ -51,7 +56,7 @@ class Patches(ImageEncoder):
             embed_dim=width,
             depth=depth,
             num_heads=heads,
-            embed_layer=STEMS[stem],
+            embed_layer=functools.partial(STEMS[stem], **({"channels": channels} if stem == "convolution" else {})),
         )
         nn.init.normal_(self.vit.pos_embed, std=0.5)  # timm's .02 is hardly seen beside the stem's output
         for block in self.vit.blocks:
@@ -62,27 +67,28 @@ class Patches(ImageEncoder):
 
 
 class ConvolutionalStem(nn.Module):
-    """3×3 convolutions of stride 2 down to one place a token, one more of stride 1, and a 1×1 projection.
+    """3×3 convolutions of stride 2 down to one place a token, one more to the width, then layer norm.
 
-    Widths double up to `embed_dim`. Built by VisionTransformer in place of its PatchEmbed.
+    Built by VisionTransformer in place of its PatchEmbed. The kernels are matrices: with Muon on them the plateau is
+    left after a quarter of the steps that AdamW takes.
     """
 
-    def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, **unused: Any):
+    def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, channels: int, **unused: Any):
         super().__init__()
         halvings = patch_size.bit_length() - 1
-        if patch_size != 2**halvings or embed_dim % patch_size:
-            raise ValueError(f"patch_size {patch_size} must be a power of two and divide the width {embed_dim}")
+        if patch_size != 2**halvings:
+            raise ValueError(f"patch_size {patch_size} must be a power of two for the convolutional stem")
         self.num_patches = (img_size // patch_size) ** 2
-        widths = [in_chans, *(embed_dim >> k for k in range(halvings - 1, -1, -1)), embed_dim]
-        strides = [2] * halvings + [1]
+        widths = [in_chans, *(channels << k for k in range(halvings))]
         layers: list[nn.Module] = []
-        for inputs, outputs, stride in zip(widths, widths[1:], strides, strict=False):
-            layers += [nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.GroupNorm(1, outputs), nn.GELU()]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(embed_dim, embed_dim, 1))
+        for inputs, outputs in itertools.pairwise(widths):
+            layers += [Conv(inputs, outputs, stride=2), nn.GroupNorm(1, outputs), nn.GELU()]
+        self.blocks = nn.Sequential(*layers, Conv(widths[-1], embed_dim))
+        self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, M, embed_dim), row-major."""
-        return self.layers(image).flatten(2).mT
+        return self.norm(self.blocks(image).flatten(2).mT)
 
 
 STEMS = {"convolution": ConvolutionalStem, "linear": PatchEmbed}

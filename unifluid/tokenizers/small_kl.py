@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from einops import rearrange
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unifluid.interfaces import TrainableImageTokenizer
+from unifluid.layers import Conv
 from unifluid.tokenizers.patching import patchify, square_grid, unpatchify
 
 MOMENTUM = 0.01  # of the running statistics of latents
@@ -148,22 +148,6 @@ def _read(path: Path) -> dict[str, Tensor]:
         return {**checkpoint["state_dict"], **checkpoint.get("ema", {})}
     except Exception as error:  # torch and safetensors raise nearly anything on a file of another kind
         raise ValueError(f"weights {path} is not a checkpoint or .safetensors file: {error}".splitlines()[0]) from error
-
-
-class Conv(nn.Module):
-    """k×k convolution of stride 1. Its kernels are kept as one matrix (out, k·k·in): Muon can orthogonalise it, and a
-    view of it is in channels-last order, which carries over to everything that follows and is faster."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3):
-        super().__init__()
-        fan_in = kernel**2 * inputs
-        self.weight = nn.Parameter(torch.randn(outputs, fan_in) * fan_in**-0.5)
-        self.bias = nn.Parameter(torch.zeros(outputs))
-        self.kernel = kernel
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = rearrange(self.weight, "o (p q i) -> o i p q", p=self.kernel, q=self.kernel)
-        return F.conv2d(x, weight, self.bias, padding=self.kernel // 2)
 
 
 class Block(nn.Module):
