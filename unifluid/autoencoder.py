@@ -33,7 +33,7 @@ class AutoencoderModule(Recorded, L.LightningModule):
         seed: of every draw in training.
     """
 
-    def __init__(self, tokenizer: TrainableImageTokenizer, optimization: AdamW, kl_weight: float = 3e-4, seed: int = 0):
+    def __init__(self, tokenizer: TrainableImageTokenizer, optimization: AdamW, kl_weight: float = 2e-3, seed: int = 0):
         super().__init__()
         self.tokenizer, self.optimization = tokenizer, optimization
         self.kl_weight, self.seed = kl_weight, seed
