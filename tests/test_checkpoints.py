@@ -133,6 +133,13 @@ def test_going_on_with_another_setting_names_it(trained, tmp_path):
         go_on(wider, path, tmp_path)
 
 
+def test_a_class_that_has_changed_since_is_an_error(trained, tmp_path):
+    _, path = trained
+    rewrite(path, tmp_path / "old.ckpt", lambda c: c["state_dict"].pop("model.boi"))
+    with pytest.raises(ValueError, match=r"does not fit this version of the model: model\.boi"):
+        go_on(make_module(lam=0.3), tmp_path / "old.ckpt", tmp_path)
+
+
 def test_what_changes_no_result_may_differ_and_no_other_weights_are_read(trained, tmp_path):
     _, path = trained
     assert go_on(make_module(lam=0.3, init_from="gone.ckpt"), path, tmp_path).global_step == 3

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from unifluid import __version__, storage
 from unifluid.configs import ALLOWED, Config, build, describe, difference
-from unifluid.interfaces import Recorded, TextTokenizer
+from unifluid.interfaces import TextTokenizer
 
 Weights = Literal["ema", "raw"]
 
@@ -107,14 +107,14 @@ def export(path: str | Path, out: str | Path, weights: Weights | None = None) ->
     return stored
 
 
-def pack_model(checkpoint: dict[str, Any], module: Recorded, tokenizer: TextTokenizer | None = None) -> None:
-    """Put into `checkpoint` what rebuilds `module`, for its `on_save_checkpoint`."""
+def pack_model(checkpoint: dict[str, Any], module: L.LightningModule, tokenizer: TextTokenizer | None = None) -> None:
+    """Put into `checkpoint` what rebuilds `module`, which is `Recorded`, for its `on_save_checkpoint`."""
     checkpoint["config"] = describe(module)
     if tokenizer is not None:
         checkpoint["tokenizer"] = torch.tensor(list(tokenizer.state()), dtype=torch.uint8)
 
 
-def unpack_model(checkpoint: dict[str, Any], module: Recorded, tokenizer: TextTokenizer | None = None) -> None:
+def unpack_model(checkpoint: dict[str, Any], module: L.LightningModule, tokenizer: TextTokenizer | None = None) -> None:
     """For the `on_load_checkpoint` of a module about to go on from `checkpoint`: restores the tokenizer.
 
     Raises ValueError naming the first setting in which the two differ; Lightning alone would say nothing.
@@ -129,6 +129,11 @@ def unpack_model(checkpoint: dict[str, Any], module: Recorded, tokenizer: TextTo
         raise ValueError(
             f"{f'model.{name}'.rstrip('.')} is {ours} here but {theirs} in the checkpoint: give that value to go on, "
             "model.init_from to start from its weights with new settings, or --resume false to start over"
+        )
+    odd = sorted(module.state_dict().keys() ^ checkpoint["state_dict"].keys())
+    if odd:  # the same settings, but of a class that has changed since
+        raise ValueError(
+            f"the checkpoint does not fit this version of the model: {odd[0]} and {len(odd) - 1} more differ"
         )
     if tokenizer is not None:
         tokenizer.load_state(_bytes(checkpoint["tokenizer"]))

@@ -14,6 +14,7 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import log as rank_zero_log
 
 from callbacks.last import LastCheckpoint
 from unifluid.configs import ALLOWED
@@ -156,6 +157,7 @@ def run(command: str, args: list[str]) -> None:
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*ALLOWED, *trusted])
     for message in EXPECTED:
         warnings.filterwarnings("ignore", message)
+    rank_zero_log.addFilter(lambda record: "litlogger" not in record.getMessage())  # an advertisement
     try:
         CLI(command, args)
     except MisconfigurationException as error:
