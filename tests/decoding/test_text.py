@@ -6,15 +6,17 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import tiny
 import torch
 from torch import Tensor
 
+from unifluid import randomness
 from unifluid.backbones import Decoder
 from unifluid.decoding import TextSampling, generate_text
-from unifluid.decoding.text import nucleus
+from unifluid.decoding.text import beam_search, nucleus
 from unifluid.interfaces import TextTokenizer
 from unifluid.model import UniFluidModel
 from unifluid.sequence import Example, pack
@@ -75,69 +77,109 @@ def next_log_probabilities(seed: int, example: int, written: tuple[int, ...]) ->
     return [logits[i] - total if i in WORDS else -math.inf for i in range(LETTERS.vocab_size)]
 
 
-def greedy(seed: int, example: int, max_tokens: int) -> str:
+NextLogProbabilities = Callable[[tuple[int, ...]], list[float]]
+
+
+def greedy(table: NextLogProbabilities, max_tokens: int) -> list[int]:
     written: tuple[int, ...] = ()
     while len(written) < max_tokens and LETTERS.eos not in written:
-        p = next_log_probabilities(seed, example, written)
+        p = table(written)
         written += (p.index(max(p)),)
-    return LETTERS.decode(list(written))
+    return list(written)
 
 
-def likeliest(seed: int, example: int, max_tokens: int) -> str:
+def likeliest(table: NextLogProbabilities, max_tokens: int) -> list[int]:
     """The best of all texts of at most `max_tokens` ids, eos included."""
     scores: dict[tuple[int, ...], float] = {}
     for n in range(max_tokens):
         for text in itertools.product(WORDS[1:], repeat=n):
             ids = (*text, LETTERS.eos)
-            scores[text] = sum(next_log_probabilities(seed, example, ids[:k])[i] for k, i in enumerate(ids))
-    return LETTERS.decode(list(max(scores, key=scores.get)))
+            scores[ids] = sum(table(ids[:k])[i] for k, i in enumerate(ids))
+    return list(max(scores, key=scores.get))
 
 
-def beam(seed: int, example: int, beams: int, max_tokens: int) -> str:
+def beam(table: NextLogProbabilities, beams: int, max_tokens: int) -> list[int]:
     """Beam search as documented: every unfinished text may end at any step, the best ended one wins."""
     unfinished, ended = [(0.0, ())], []
     for _ in range(max_tokens):
         longer = []
         for score, ids in unfinished:
-            p = next_log_probabilities(seed, example, ids)
-            ended.append((score + p[LETTERS.eos], ids))
+            p = table(ids)
+            ended.append((score + p[LETTERS.eos], (*ids, LETTERS.eos)))
             longer += [(score + p[i], (*ids, i)) for i in WORDS[1:]]
         unfinished = sorted(longer, reverse=True)[:beams]
-    return LETTERS.decode(list(max(ended)[1]))
+    return list(max(ended)[1])
+
+
+def tables(seed: int) -> list[NextLogProbabilities]:
+    return [functools.partial(next_log_probabilities, seed, i) for i in range(len(EXAMPLES))]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_greedy_takes_the_likeliest_step(seed):
-    expected = [greedy(seed, i, 7) for i in range(len(EXAMPLES))]
+    expected = [LETTERS.decode(greedy(table, 7)) for table in tables(seed)]
     assert generate_text(make_model(seed), FORMATTER, EXAMPLES, TextSampling(max_tokens=7), seed=0) == expected
-
-
-def test_the_models_here_write_texts_of_several_lengths():
-    """Otherwise the comparisons of this file would show little."""
-    made = {
-        beams: [
-            generate_text(make_model(seed), FORMATTER, EXAMPLES, TextSampling(beams=beams, max_tokens=7), 0)
-            for seed in SEEDS
-        ]
-        for beams in (1, 2, 3)
-    }
-    lengths = {len(text) for texts in made.values() for some in texts for text in some}
-    assert len(lengths) > 4 and made[1] != made[2] != made[3], "choose other SEEDS"
-
-
-def test_a_beam_as_wide_as_the_tree_finds_the_best_text():
-    for seed, chosen in ((15, [0, 2]), (23, [0, 4])):
-        expected = [likeliest(seed, i, 4) for i in chosen]
-        sampling = TextSampling(beams=4**4, max_tokens=4)
-        assert generate_text(make_model(seed), FORMATTER, [EXAMPLES[i] for i in chosen], sampling, seed=0) == expected
 
 
 @pytest.mark.parametrize("beams", [2, 3])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_beam_search_by_hand(seed, beams):
-    expected = [beam(seed, i, beams, 7) for i in range(len(EXAMPLES))]
+    expected = [LETTERS.decode(beam(table, beams, 7)) for table in tables(seed)]
     sampling = TextSampling(beams=beams, max_tokens=7, batch_size=3)
     assert generate_text(make_model(seed), FORMATTER, EXAMPLES, sampling, seed=0) == expected
+
+
+class Tree:
+    """Stands in for a Writer: random log-probabilities, a function of the row's seed and all it has written."""
+
+    eos, pad = LETTERS.eos, LETTERS.pad
+
+    def __init__(self, seeds: range, max_tokens: int):
+        self.max_tokens, self.rows, self.h, self.cache = (
+            max_tokens,
+            [(s,) for s in seeds],
+            torch.zeros(len(seeds), 1),
+            self,
+        )
+
+    @staticmethod
+    @functools.cache
+    def table(seed: int, written: tuple[int, ...]) -> list[float]:
+        logits = 2 * torch.randn(LETTERS.vocab_size, generator=randomness.generator(seed, *written))
+        logits[LETTERS.eos] += 2 * len(written) - 6  # sooner or later it ends
+        logits[[LETTERS.pad, LETTERS.bos, LETTERS.separator]] = -math.inf
+        return logits.log_softmax(0).tolist()
+
+    def log_probabilities(self) -> Tensor:
+        return torch.tensor([self.table(seed, tuple(written)) for seed, *written in self.rows])
+
+    def reorder(self, rows: Tensor) -> None:
+        self.rows = [self.rows[r] for r in rows.tolist()]
+
+    def write(self, ids: Tensor) -> None:
+        self.rows = [(*row, i) for row, i in zip(self.rows, ids.tolist(), strict=True)]
+
+
+def search(seeds: range, beams: int, max_tokens: int) -> list[list[int]]:
+    found = beam_search(Tree(seeds, max_tokens), beams).tolist()
+    ids = [row[: row.index(LETTERS.eos) + 1] for row in found]
+    assert all(set(row[len(text) :]) <= {LETTERS.pad} for row, text in zip(found, ids, strict=True))
+    return ids
+
+
+@pytest.mark.parametrize("beams", [1, 2, 3, 5])
+def test_beam_search_in_a_random_tree(beams):
+    seeds = range(40)
+    expected = [beam(functools.partial(Tree.table, seed), beams, 6) for seed in seeds]
+    assert len({len(text) for text in expected}) > 3
+    assert search(seeds, beams, 6) == expected
+
+
+def test_a_beam_as_wide_as_the_tree_finds_the_best_text():
+    seeds = range(20)
+    expected = [likeliest(functools.partial(Tree.table, seed), 4) for seed in seeds]
+    assert search(seeds, 4**4, 4) == expected
+    assert search(seeds, 1, 4) != expected
 
 
 @pytest.mark.parametrize("sampling", [TextSampling(), TextSampling(beams=2), TextSampling(temperature=0.8, top_p=0.9)])
@@ -225,10 +267,13 @@ def test_no_text_is_longer_than_asked(monkeypatch):
 
 def test_progress_modes_and_precision():
     seen = []
+
+    def progress(done: float, n: int) -> None:
+        seen.append((done, n))
+        assert not any(module.training for module in MODEL.modules()) and torch.is_inference_mode_enabled()
+
     MODEL.train()
-    texts = generate_text(
-        MODEL, FORMATTER, EXAMPLES, TextSampling(batch_size=2), 0, progress=lambda done, n: seen.append((done, n))
-    )
+    texts = generate_text(MODEL, FORMATTER, EXAMPLES, TextSampling(batch_size=2), 0, progress=progress)
     assert seen == [(2, 5), (4, 5), (5, 5)] and len(texts) == 5 and MODEL.training
     MODEL.eval()
     with torch.autocast("cpu", torch.bfloat16):

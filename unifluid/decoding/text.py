@@ -112,9 +112,8 @@ def nucleus(logits: Tensor, top_p: float, u: Tensor) -> Tensor:
     """Nucleus sampling (arXiv 1904.09751) by inverse CDF: logits (B, V), uniform u (B,) -> ids (B,)."""
     p, ids = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
     mass = p.cumsum(-1)
-    kept = ((mass - p < top_p) & (p > 0)).sum(-1, keepdim=True)  # the fewest whose mass reaches top_p
-    target = u[:, None] * mass.gather(-1, kept - 1)
-    rank = (mass <= target).sum(-1, keepdim=True).minimum(kept - 1)
+    kept = (mass - p < top_p).sum(-1, keepdim=True)  # the fewest whose mass reaches top_p
+    rank = (mass <= u[:, None] * mass.gather(-1, kept - 1)).sum(-1, keepdim=True)
     return ids.gather(-1, rank)[:, 0]
 
 
