@@ -22,7 +22,7 @@ SMALL = {"channels": 16, "encoder_depth": 1, "decoder_depth": 1}
 
 def module(**changes) -> AutoencoderModule:
     torch.manual_seed(0)
-    arguments = {"tokenizer": SmallKL(**SMALL), "optimization": Muon(1e-3, 4e-3, matrices="encoder|decoder")}
+    arguments = {"tokenizer": SmallKL(**SMALL), "optimization": Muon(1e-3, 4e-3, matrices="tokenizer")}
     return AutoencoderModule(**(arguments | changes))
 
 

@@ -44,7 +44,7 @@ class AutoencoderModule(Recorded, L.LightningModule):
             self.tokenizer.load_pretrained()
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self.optimization.build(self.tokenizer.named_parameters())
+        optimizer = self.optimization.build(self.named_parameters())
         if self.trainer.max_steps < 1 and self.optimization.schedule != "constant":
             raise ValueError(f"a {self.optimization.schedule} schedule needs trainer.max_steps")
         factor = self.optimization.factor(self.trainer.max_steps)
