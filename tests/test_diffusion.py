@@ -61,6 +61,8 @@ def test_respacing():
         500,
         999,
     ]  # 499.5: half to even
+    with pytest.raises(ValueError, match="at least 2 training steps, got 1"):
+        diffusion.cosine_schedule(1)
     for steps in (1, 1001):
         with pytest.raises(ValueError, match="2 to 1000 steps"):
             diffusion.respaced(diffusion.cosine_schedule(T), steps)

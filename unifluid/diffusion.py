@@ -53,7 +53,9 @@ class Schedule:
 
 
 def cosine_schedule(steps: int = 1000) -> Schedule:
-    """The cosine schedule of iDDPM (eq. 17), β clipped at 0.999."""
+    """The cosine schedule of iDDPM (eq. 17), β clipped at 0.999. Raises ValueError below two steps."""
+    if steps < 2:
+        raise ValueError(f"a diffusion needs at least 2 training steps, got {steps}")
     angle = (torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps + 0.008) / 1.008 * (math.pi / 2)
     f = angle.cos() ** 2
     beta = (1 - f[1:] / f[:-1]).clamp(max=0.999)
