@@ -6,7 +6,8 @@ import argparse
 import re
 from typing import NoReturn
 
-MISTAKES = (ValueError, OSError, ImportError, argparse.ArgumentError)  # anything else is a bug and keeps its traceback
+# anything else is a bug and keeps its traceback
+MISTAKES = (ValueError, OSError, ModuleNotFoundError, argparse.ArgumentError)
 
 # jsonargparse reports a tree: where it is (keys), every alternative it tried, the value it was given. The leaves that
 # say something are kept, in plainer words.

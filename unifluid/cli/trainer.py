@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -14,7 +15,6 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import log as rank_zero_log
 
 from callbacks.last import LastCheckpoint
 from unifluid.configs import ALLOWED
@@ -120,6 +120,10 @@ class CLI(LightningCLI):
         return path
 
 
+def no_advertisement(record: logging.LogRecord) -> bool:
+    return "litlogger" not in record.getMessage()
+
+
 def check_arguments(args: list[str]) -> None:
     """What jsonargparse gets wrong: it does not say which file is broken, and drops values of linked settings."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -157,7 +161,7 @@ def run(command: str, args: list[str]) -> None:
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*ALLOWED, *trusted])
     for message in EXPECTED:
         warnings.filterwarnings("ignore", message)
-    rank_zero_log.addFilter(lambda record: "litlogger" not in record.getMessage())  # an advertisement
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(no_advertisement)
     try:
         CLI(command, args)
     except MisconfigurationException as error:
