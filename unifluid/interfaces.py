@@ -169,7 +169,7 @@ class ImageEncoder(Part):
 
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] -> features (B, M, D_enc)."""
+        """Images (B, 3, H, W) in [-1, 1] -> features (B, M, D_enc); B may be 0."""
 
 
 class ImageHead(Part):
