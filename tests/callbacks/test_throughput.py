@@ -16,7 +16,7 @@ from callbacks.throughput import Throughput, TrainSeconds
 
 class Sleep(Scheduled):
     def run(self, trainer, module, stage):
-        time.sleep(0.3)
+        time.sleep(0.6)
 
 
 class Memory(CSVLogger):
@@ -34,7 +34,7 @@ class Witness(L.Callback):
     """Counts positions from the layout and times whole steps; makes data and steps slow."""
 
     def __init__(self):
-        self.real, self.all, self.norms, self.images = [], [], [], []
+        self.real, self.all, self.norms, self.images, self.ends = [], [], [], [], []
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         time.sleep(0.05)
@@ -46,18 +46,20 @@ class Witness(L.Callback):
         squares = [p.grad.double().square().sum() for p in module.parameters() if p.grad is not None]
         self.norms.append(sum(squares).sqrt().item())
 
+    def on_train_batch_end(self, *_):
+        self.ends.append(time.monotonic())
+
 
 def test_rates_and_norms(tmp_path):
     logger, witness, throughput = Memory(tmp_path), Witness(), Throughput(every=3)
-    start = time.monotonic()
     make_trainer(
         tmp_path, throughput, Sleep(2), witness, steps=6, logger=logger, gradient_clip_val=1e-3, log_every_n_steps=99
     ).fit(make_module(), make_data())
-    elapsed = time.monotonic() - start
     assert [step for step, values in logger.seen.items() if "throughput/tokens" in values] == [3, 6]
     values = logger.seen[6]
     seconds = 3 * values["throughput/step_seconds"]
-    assert 0.15 < seconds < elapsed - 3 * 0.3  # three sleeps of evaluation in all, two of them in this window
+    # Between the ends of steps 3 and 6 the witness, who comes last, saw two evaluations.
+    assert 0.15 < seconds < witness.ends[5] - witness.ends[2] - 1.5 * 0.6
     assert values["throughput/tokens"] * seconds == pytest.approx(sum(witness.real[3:]))
     assert values["throughput/images"] * seconds == pytest.approx(sum(witness.images[3:]))
     both = values["throughput/text_tokens"] + values["throughput/image_tokens"]
@@ -85,7 +87,7 @@ def test_waiting_is_told_from_working(tmp_path, slow):
 def test_training_time_adds_up_over_resumes(tmp_path):
     first, second = TrainSeconds(), TrainSeconds()
     make_trainer(tmp_path, first, Sleep(1), LastCheckpoint(), steps=3).fit(Toy(), batches())
-    assert 0 < first.seconds < 0.8  # without 3 · 0.3 s of evaluation
+    assert 0 < first.seconds < 0.9  # without the evaluations: two of 0.6 s between its steps
     first_part = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]["TrainSeconds"]["seconds"]
     assert first_part == first.seconds
     make_trainer(tmp_path, second, steps=6).fit(Toy(), batches(), ckpt_path=tmp_path / "last.ckpt")
