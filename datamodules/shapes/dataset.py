@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from datamodules.base import ExampleDataset
 from datamodules.shapes.edits import EDITS
@@ -15,7 +15,7 @@ from datamodules.shapes.scenes import HELD_OUT, Draw, Scene
 from unifluid import randomness
 from unifluid.sequence import TASKS, Example, Task
 
-SPLITS = ("train", "val", "compositional")
+Split = Literal["train", "val", "compositional"]
 SHARES = {"single_object": 1.0, "two_object": 2.0, "counting": 2.0, "colors": 1.0, "position": 3.0, "color_attr": 3.0}
 COMPOSITIONAL_TAGS = ("colors", "color_attr")  # the categories whose prompts name colours
 HELD_OUT_PROMPTS = 15  # percent
@@ -49,7 +49,7 @@ class Shapes(ExampleDataset):
         self,
         task: Task,
         image_size: int = 32,
-        split: str = "train",
+        split: Split = "train",
         seed: int = 0,
         length: int = 1_000_000,
         shares: Mapping[str, float] = SHARES,
@@ -57,8 +57,8 @@ class Shapes(ExampleDataset):
     ) -> None:
         if task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
-        if split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        if split not in get_args(Split):
+            raise ValueError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}")
         if image_size < 32:
             raise ValueError(f"image_size must be at least 32, where four large things fit, got {image_size}")
         if unknown := set(shares) - set(TAGS):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
@@ -24,11 +25,18 @@ COLOURS = {  # eight of GenEval's ten, at least 107 apart in RGB
     "brown": (115, 65, 25),
 }
 BACKGROUNDS = {"white": (255, 255, 255), "grey": (120, 120, 120), "cyan": (120, 215, 230), "navy": (20, 25, 75)}
+# (shape, colour) pairs that only the compositional split has: one for each shape, no colour twice.
 HELD_OUT = {"circle": "green", "square": "pink", "triangle": "blue", "cross": "orange", "ring": "purple"}
 MAX_THINGS = 4
-GAP = 2
+GAP = 2  # pixels between two things' boxes, so that they stay apart when drawn softly
 CLEARLY = 1.5  # one axis decides a relation where its distance is this many times the other's
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+
+SIZE_NAMES, COLOUR_NAMES, BACKGROUND_NAMES = tuple(SIZES), tuple(COLOURS), tuple(BACKGROUNDS)
+PALETTES = {  # the colours a shape may have: all but the held-out one, or all
+    False: {shape: tuple(c for c in COLOURS if c != HELD_OUT[shape]) for shape in SHAPES},
+    True: {shape: COLOUR_NAMES for shape in SHAPES},
+}
 
 Position = tuple[int, int]
 T = TypeVar("T")
@@ -82,6 +90,7 @@ def radius(size: str, image_size: int) -> float:
     return SIZES[size] * image_size
 
 
+@cache
 def extent(size: str, image_size: int) -> int:
     """Pixels a thing reaches from its centre pixel in every direction: its box is 2·extent + 1 wide."""
     return math.ceil(radius(size, image_size) - 0.5)
@@ -151,7 +160,7 @@ class Draw:
         """Centres for things of `sizes`, one after another; None where chance left no room. A hot loop."""
         uniform, boxes = self.random.random, []
         for size in sizes:
-            reach = EXTENTS[self.image_size, size]
+            reach = extent(size, self.image_size)
             span = self.image_size - 2 * reach
             for _ in range(16):
                 x, y = reach + int(uniform() * span), reach + int(uniform() * span)
@@ -176,22 +185,6 @@ class Draw:
             if centres is not None and fits(centres):
                 return centres
 
-    def scene(self, kinds: Sequence[Kind], background: str | None = None) -> Scene:
+    def scene(self, kinds: Sequence[Kind]) -> Scene:
         """A scene of `kinds` at free positions."""
-        return make_scene(background or self.background(), kinds, self.centres(kinds), self.image_size)
-
-
-class _Extents(dict):
-    """Extents by (image_size, size), computed once: placing things asks for them all the time."""
-
-    def __missing__(self, key: tuple[int, str]) -> int:
-        self[key] = value = extent(key[1], key[0])
-        return value
-
-
-EXTENTS = _Extents()
-SIZE_NAMES, COLOUR_NAMES, BACKGROUND_NAMES = tuple(SIZES), tuple(COLOURS), tuple(BACKGROUNDS)
-PALETTES = {  # the colours a shape may have: all but the held-out one, or all
-    False: {shape: tuple(c for c in COLOURS if c != HELD_OUT[shape]) for shape in SHAPES},
-    True: {shape: COLOUR_NAMES for shape in SHAPES},
-}
+        return make_scene(self.background(), kinds, self.centres(kinds), self.image_size)
