@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted(f for package in ("unifluid", "datamodules", "callbacks") for f in (ROOT / package).rglob("*.py"))
 
-MATHS = ("unifluid.interfaces", "unifluid.sequence", "unifluid.randomness", "unifluid.diffusion")
+MATHS = tuple(f"unifluid.{name}" for name in ("interfaces", "sequence", "randomness", "diffusion", "layers"))
 STORES = ("unifluid", "unifluid.configs", "unifluid.storage", "unifluid.checkpoints")
 TRAINING = ("unifluid.optimization", "unifluid.model")
 PARTS = ("backbones", "tokenizers", "encoders", "heads")

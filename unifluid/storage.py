@@ -110,6 +110,8 @@ def latest(folder: str | Path) -> Path | None:
     """
     newest = Path(folder) / LAST
     damage: ValueError | None = None
+    if newest.is_dir():  # of a sharded strategy: torch's distributed checkpoint, with checks of its own
+        return newest
     for path in (newest, previous(newest)):
         if path.is_file():
             try:

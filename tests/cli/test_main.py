@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from cli.runs import error_line
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import unifluid
 from unifluid.cli import main as dispatcher
@@ -56,6 +57,8 @@ def raising(error):
 def test_interrupts_bugs_and_mistakes_end_differently(monkeypatch, capsys):
     monkeypatch.setattr(dispatcher, "run", raising(KeyboardInterrupt()))
     assert main(["fit"]) == 130
+    monkeypatch.setattr(dispatcher, "run", raising(SIGTERMException()))
+    assert main(["fit"]) == 143
     monkeypatch.setattr(dispatcher, "run", raising(TypeError("a bug")))
     with pytest.raises(TypeError):
         main(["fit"])

@@ -56,14 +56,22 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except SystemExit as stop:
-        # Lightning ends an interrupted run with exit code 1.
-        return 130 if isinstance(stop.__context__, KeyboardInterrupt) else int(stop.code or 0)
+        return exit_code(stop)
     except Exception as error:
         line = one_line(error)
         if line is None or os.environ.get("UNIFLUID_TRACEBACK"):
             raise
         print(f"unifluid: error: {line}", file=sys.stderr)
         return 2
+
+
+def exit_code(stop: SystemExit) -> int:
+    """Lightning ends with 1 after Ctrl-C, and with nothing, which would mean success, after SIGTERM."""
+    if isinstance(stop.__context__, KeyboardInterrupt):
+        return 130
+    if type(stop).__name__ == "SIGTERMException":
+        return 143
+    return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
 
 
 def run(command: str, args: list[str]) -> int:
