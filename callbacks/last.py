@@ -28,7 +28,8 @@ class LastCheckpoint(Checkpoint):
         self._saved = trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if trainer.global_step % self.every == 0:
+        # The last step is saved here, before the scores that other callbacks take at the end of training.
+        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
             self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

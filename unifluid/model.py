@@ -42,7 +42,7 @@ class UniFluidModel(nn.Module):
     ):
         super().__init__()
         self.backbone, self.text_head, self.image_encoder = backbone, text_head, image_encoder
-        self.image_tokenizer = image_tokenizer.requires_grad_(False)
+        self.image_tokenizer = image_tokenizer.requires_grad_(False).eval()
         self.image_head = image_head
         width, grid = backbone.width, image_tokenizer.grid
         self.encoder_projection = nn.Linear(image_encoder.width, width)

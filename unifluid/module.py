@@ -180,15 +180,23 @@ class UniFluid(Recorded, L.LightningModule):
     def _log_tasks(self, stage: str, losses: TokenLosses, batch: Batch) -> None:
         """Mean loss of each task in this batch."""
         examples = len(batch.text_tasks)
-        text = losses.text.new_zeros(examples).index_add(0, batch.label_example, losses.text.detach() * batch.label_weight)
+        weighted = losses.text.detach() * batch.label_weight
+        text = weighted.new_zeros(examples).index_add(0, batch.label_example, weighted)
         image = losses.image.detach().mean((1, 2))
         for per_example, tasks in ((text, batch.text_tasks), (image, batch.target_tasks)):
             for task in TASKS:
                 chosen = [i for i, t in enumerate(tasks) if t == task]
                 if chosen:
                     value = per_example[torch.tensor(chosen, device=per_example.device)].mean()
-                    sync = {"sync_dist": True, "on_epoch": True} if stage == "val" else {}
+                    sync = {} if stage == "train" else {"sync_dist": True, "on_epoch": True}
                     self.log(f"{stage}/{task}", value, batch_size=len(chosen), **sync)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Losses on the same times, noise and orders every time."""
         self._log_tasks("val", self.token_losses(batch, "val"), batch)
+
+    test_step = validation_step  # the same figures, under the same names, with the scores of the callbacks
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """The validation losses of a checkpoint; the scores are those of the callbacks."""
+        self._log_tasks("test", self.token_losses(batch, "val"), batch)
