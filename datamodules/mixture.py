@@ -166,10 +166,6 @@ class Mixture(L.LightningDataModule):
         batches = [list(mine[i : i + self.validation_batch]) for i in range(0, len(mine), self.validation_batch)]
         return self._loader(rows, batches, self.trainer.lightning_module.collator(training=False))
 
-    def test_dataloader(self) -> DataLoader | list:
-        """The validation sets: `test` differs by the scores that callbacks add."""
-        return self.val_dataloader()
-
     test_dataloader = val_dataloader
 
     def _loader(self, rows: Dataset, batches: Sampler | list, collate: Callable[[list], Batch]) -> DataLoader:

@@ -78,19 +78,16 @@ class AutoencoderModule(Recorded, L.LightningModule):
         self.log_dict({"train/psnr": psnr(error.detach()), "train/kl": kl.detach()}, prog_bar=True)
         return (error + 1e-4).sqrt().mean() + self.kl_weight * kl
 
-    def validation_step(self, batch: Batch | Tensor, batch_idx: int, stage: str = "val") -> None:
+    def validation_step(self, batch: Batch | Tensor, batch_idx: int) -> None:
         """PSNR through tokens, as the generative model will use them: exact, and with errors of `NOISE`."""
         image = pictures(batch)
         tokens = self.tokenizer.tokens(self.tokenizer.encode(image))
         noise = NOISE * self._noise(image, "validation", batch_idx)
-        for name, value in {f"{stage}/psnr": tokens, f"{stage}/psnr_noisy": tokens + noise}.items():
+        for name, value in {"val/psnr": tokens, "val/psnr_noisy": tokens + noise}.items():
             error = (self.tokenizer.decode(value) - image).square().mean((1, 2, 3))
             self.log(name, psnr(error), batch_size=len(image), prog_bar=True, sync_dist=True)
 
     test_step = validation_step
-
-    def test_step(self, batch: Batch | Tensor, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx, stage="test")
 
     def _noise(self, image: Tensor, *key: int | str) -> Tensor:
         generator = randomness.generator(self.seed, *key, self.global_rank)

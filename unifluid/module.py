@@ -196,7 +196,3 @@ class UniFluid(Recorded, L.LightningModule):
         self._log_tasks("val", self.token_losses(batch, "val"), batch)
 
     test_step = validation_step  # the same figures, under the same names, with the scores of the callbacks
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """The validation losses of a checkpoint; the scores are those of the callbacks."""
-        self._log_tasks("test", self.token_losses(batch, "val"), batch)
