@@ -2,7 +2,7 @@
 
 1. The background is the palette entry that most pixels are near to; its colour is their median.
 2. Pixels that stand out from it form connected components: each is one thing, or nothing.
-3. A component is compared with the ten sprites (shape × size), sharp and slightly blurred, each moved onto the
+3. A component is compared with the ten sprites (shape × size), sharp and in two degrees of blur, each moved onto the
    component's centroid to a quarter pixel. With X (n, 3) the component's difference from the background, the fit of a
    sprite t (n,) is the share of energy it explains in one colour: max over c of
    1 − ‖X − tcᵀ‖² / ‖X‖² = ‖Xᵀt‖² / (‖t‖² ‖X‖²).
@@ -36,7 +36,7 @@ STRAY_CONTRAST = 0.24  # the same as a share of the thing's own contrast, for so
 STRAY_SHARE = 1 / 1024  # share of the picture that may be stray in one component: one pixel of 32 × 32
 COLOUR_DISTANCE = 55.0  # largest RGB distance to a palette colour
 GAINS = np.linspace(0.75, 1.0, 6)  # soft edges pull a thing's colour towards the background by up to a quarter
-BLURS = (0.0, 1 / 40)  # of the sprites, as a share of the picture's side
+BLURS = (0.0, 1 / 80, 1 / 40)  # of the sprites, as a share of the picture's side
 STEPS = 4  # sub-pixel positions a pixel
 PAD = 2  # pixels around a sprite's box, for its blur and sub-pixel moves
 
