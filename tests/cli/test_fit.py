@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -161,8 +162,15 @@ def test_a_full_disk_is_named(tmp_path, capsys):
     assert "file" in error_line(capsys, *fit_arguments(tmp_path / "file"))
 
 
+def figures(table: str) -> list[str]:
+    return re.findall(r"\d+\.\d+", table)
+
+
 def test_evaluation_takes_the_last_checkpoint_of_the_run(finished, tmp_path, capsys):
     assert main(["validate", *fit_arguments(finished)[1:]]) == 0
+    validated = capsys.readouterr().out
+    assert main(["test", *fit_arguments(finished)[1:]]) == 0
+    assert figures(capsys.readouterr().out) == figures(validated) != []
     validate = ["validate", *fit_arguments(tmp_path)[1:]]
     assert main([*validate, f"--ckpt_path={finished / 'last.ckpt'}"]) == 0
     assert main(["validate", "--config", str(finished / "config.yaml"), "--allow-module", "tiny"]) == 0
