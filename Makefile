@@ -22,14 +22,14 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Each step goes on where it was interrupted; finished ones return at once.
+# Each step goes on where it was interrupted.
 demo: install
 	$(BIN)/unifluid fit --config experiments/demo_autoencoder.yaml
 	$(BIN)/unifluid fit --config experiments/demo.yaml
-	$(BIN)/unifluid test --config experiments/demo.yaml
+	@echo "runs/demo holds config.yaml, last.ckpt, scores.json, samples.png and TensorBoard logs."
 
 emoji: install
 	test -f data/emoji/train.jsonl || $(BIN)/unifluid data emoji --out data/emoji
 	$(BIN)/unifluid fit --config experiments/emoji_autoencoder.yaml
 	$(BIN)/unifluid fit --config experiments/emoji.yaml
-	$(BIN)/unifluid test --config experiments/emoji.yaml
+	@echo "runs/emoji holds config.yaml, last.ckpt, scores.json, samples.png and TensorBoard logs."

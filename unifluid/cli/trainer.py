@@ -26,6 +26,7 @@ EXPECTED = (
     r".*You have overridden `transfer_batch_to_device`",
     r".*does not have many workers",
     r".*treespec, LeafSpec",
+    r".*in eval mode at the start of training",  # the image tokenizer is frozen
     r".*your dataloader is not resumable",  # its rows are a function of the step
 )
 SEEDS = ("model.init_args.seed", "data.init_args.seed")
