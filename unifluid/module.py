@@ -39,7 +39,7 @@ class UniFluid(Recorded, L.LightningModule):
         row_length: positions of a packed row; longer examples make longer rows.
         max_prefix, max_suffix: text ids kept of a prefix and of an answer.
         position_scale: initial size of the 2-D position embeddings (**assumed**).
-        compile: torch.compile the backbone and the image head's network.
+        compile: torch.compile the backbone and the image head's loss.
         seed: of initial weights and of every draw in training.
         init_from: checkpoint or exported folder whose weights to start from; missing and extra names are reported.
         init_weights: which of its weights, ema or raw; default: the EMA where there is one.
@@ -105,7 +105,8 @@ class UniFluid(Recorded, L.LightningModule):
         self.init_args |= {"backbone": factory_of(backbone, 1), "image_head": factory_of(head, 2)}
         if self.compile_model:
             self.model.backbone.compile()
-            self.model.image_head.compile()
+            head = self.model.image_head  # called by its `loss`, which nn.Module.compile would leave alone
+            head.loss = torch.compile(head.loss)
         # Only a fresh run reads files of weights. (trainer.fit(ckpt_path=…) sets ckpt_path later than this, so it reads
         # them in vain; the command line sets trainer.ckpt_path.)
         if self._trainer is not None and self.trainer.ckpt_path is None:
