@@ -126,8 +126,7 @@ class Block(nn.Module):
         self.activation = ACTIVATIONS[activation]
         self.attention_norm, self.mlp_norm = NORMS[norm](width), NORMS[norm](width)
         self.qk_norm = NORMS[norm](self.head_width, elementwise_affine=False) if qk_norm else nn.Identity()
-        # Kept apart, not fused: Muon orthogonalises matrices, and in a fused one the values' gradient, much the
-        # largest at first, would leave queries and keys almost no update.
+        # Kept apart, not fused: Muon orthogonalises a matrix as a whole, and these are different maps.
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, kv_heads * self.head_width, bias=False)
         self.value = nn.Linear(width, kv_heads * self.head_width, bias=False)
