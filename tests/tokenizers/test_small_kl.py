@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -113,14 +115,15 @@ def test_files_of_another_kind_are_one_clear_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_a_checkpoint_that_holds_code_is_refused(tmp_path):
+def test_a_checkpoint_that_holds_code_is_refused_and_never_runs_it(tmp_path):
     class Payload:
         def __reduce__(self):
-            return (print, ("executed",))
+            return (os.mkdir, (str(tmp_path / "executed"),))
 
     torch.save({"state_dict": Payload()}, tmp_path / "evil.ckpt")
     with pytest.raises(ValueError, match="evil.ckpt"):
         small(weights=str(tmp_path / "evil.ckpt")).load_pretrained()
+    assert not (tmp_path / "executed").exists()
 
 
 def test_mistakes_are_one_clear_line():
