@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 
+import lightning as L
 import pytest
 import tiny
 import torch
@@ -143,6 +144,29 @@ def test_a_class_that_has_changed_since_is_an_error(trained, tmp_path):
 def test_what_changes_no_result_may_differ_and_no_other_weights_are_read(trained, tmp_path):
     _, path = trained
     assert go_on(make_module(lam=0.3, init_from="gone.ckpt"), path, tmp_path).global_step == 3
+
+
+class Seeds(L.Callback):
+    """The state of the global generator in every step."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def on_before_backward(self, trainer, module, loss):
+        self.seen[trainer.global_step] = torch.initial_seed()
+
+
+def test_global_draws_are_a_function_of_the_step(trained, tmp_path):
+    """So that a part with dropout goes on as if nothing had happened."""
+    _, path = trained
+    whole, resumed = Seeds(), Seeds()
+    make_trainer(tmp_path, whole, steps=3).fit(make_module(lam=0.3), make_data())
+    trainer = make_trainer(tmp_path, resumed, steps=3)
+    trainer.ckpt_path = path
+    torch.manual_seed(1)
+    trainer.fit(make_module(lam=0.3), make_data())
+    assert len(set(whole.seen.values())) == 3
+    assert resumed.seen == {2: whole.seen[2]}
 
 
 def test_start_from_takes_weights_and_new_settings_win(trained, tmp_path):
