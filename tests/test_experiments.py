@@ -16,7 +16,7 @@ from unifluid.sequence import TASKS
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
-SMALL = {"n": 1, "steps": 1, "rows": 2, "validation_examples": 2, "images_per_prompt": 1, "tokenizer_texts": 2000}
+SMALL = {"n": 1, "steps": 2, "rows": 2, "validation_examples": 2, "images_per_prompt": 1, "tokenizer_texts": 2000}
 ONE_STEP = {
     "max_steps": 1,
     "limit_val_batches": 1,
@@ -35,7 +35,7 @@ ONE_STEP = {
 
 def arguments(file: Path) -> list[str]:
     """An overlay, which says only what it changes, goes on top of the default run."""
-    whole = {"model", "data"} <= yaml.safe_load(file.read_text()).keys()
+    whole = "class_path" in yaml.safe_load(file.read_text()).get("model", {})
     files = [file] if whole else [ROOT / "experiments" / "demo.yaml", file]
     return ["fit", *(x for f in files for x in ("--config", str(f)))]
 

@@ -21,6 +21,7 @@ class Interrupt(L.Callback):
 
     def on_train_batch_end(self, trainer, *_):
         if trainer.global_step == self.step:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
             signal.raise_signal(signal.SIGINT)
 
 
