@@ -38,7 +38,5 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: L.Trainer) -> None:
         if trainer.global_step == self._saved or trainer.fast_dev_run:  # also while gradients accumulate
             return
-        for logger in trainer.loggers:
-            logger.save()  # or a killed run would leave a hole in its curves
         trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST, weights_only=False)
         self._saved = trainer.global_step

@@ -89,7 +89,11 @@ def test_killed_it_goes_on_to_the_same_end(tmp_path):
     options = ["--trainer.max_steps=40", "--checkpoint.every=2"]
     assert main(fit_arguments(tmp_path / "whole", *options)) == 0
     killed = tmp_path / "killed"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }  # sums depend on it
     command = [sys.executable, "-m", "unifluid", *fit_arguments(killed, *options)]
     process = subprocess.Popen(command, env=environment)
     while process.poll() is None and not (killed / "last.previous.ckpt").exists():
@@ -97,10 +101,13 @@ def test_killed_it_goes_on_to_the_same_end(tmp_path):
     time.sleep(random.random() * 0.1)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    assert 0 < torch.load(latest(killed), weights_only=True)["global_step"] < 40
+    saved = torch.load(latest(killed), weights_only=True)["global_step"]
+    assert 0 < saved < 40
     assert main(fit_arguments(killed, *options)) == 0
     same_training_state(tmp_path / "whole" / "last.ckpt", killed / "last.ckpt")
-    assert losses(killed) == losses(tmp_path / "whole")
+    whole, resumed = losses(tmp_path / "whole"), losses(killed)
+    resumed.setdefault(saved - 1, whole[saved - 1])  # killed in the moment between saving a step and logging it
+    assert resumed == whole
     assert not list(killed.glob(".*partial"))
 
 
@@ -131,7 +138,6 @@ def test_last_checkpoint_refuses_nonsense():
         (["--model.init_args.image_head=FlowMPL"], "model.image_head: FlowMPL is neither a class path"),
         (["--model.init_args.backbone.class_path=unifluid.backbones.Decodr"], "has no attribute 'Decodr'"),
         (["--model.init_args.text_tokenizer=unifluid.backbones.Decoder"], "not correspond to a subclass of TextTok"),
-        (["--model.init_args.text_tokenizer=antigravity.Flight"], "--allow-module antigravity"),
         (["--model.init_args.text_tokenizer=os.system"], "os.system is not in a trusted package"),
         (["--model.init_args.lam=abc"], "model.lam: expected float, got abc"),
         (["--model.init_args.backbone.init_args.width=w"], "model.backbone.width: expected int, got w"),
@@ -147,7 +153,17 @@ def test_last_checkpoint_refuses_nonsense():
 )
 def test_mistakes_end_in_one_line(flags, message, tmp_path, capsys):
     assert message in error_line(capsys, *fit_arguments(tmp_path, *flags))
-    assert "antigravity" not in sys.modules
+
+
+def test_classes_of_strangers_are_refused_before_they_are_imported(tmp_path, monkeypatch, capsys):
+    (tmp_path / "stranger.py").write_text("class Tokenizer: pass")
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = ["--model.init_args.text_tokenizer=stranger.Tokenizer"]
+    refused = error_line(capsys, *fit_arguments(tmp_path, *flags))
+    assert "stranger.Tokenizer is not in a trusted package; if you trust it: --allow-module stranger" in refused
+    assert "stranger" not in sys.modules
+    trusted = error_line(capsys, *fit_arguments(tmp_path, *flags, "--allow-module", "stranger"))
+    assert "not correspond to a subclass of TextTokenizer" in trusted
 
 
 def test_broken_yaml_is_named(tmp_path, capsys):
