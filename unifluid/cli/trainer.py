@@ -57,7 +57,8 @@ class CLI(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=SaveConfig if command == "fit" else None,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"default_root_dir": "runs/default"},
+            # The kit's data modules share rows out over ranks by themselves.
+            trainer_defaults={"default_root_dir": "runs/default", "use_distributed_sampler": False},
             seed_everything_default=0,
             parser_kwargs={"exit_on_error": False, command: {"exit_on_error": False}},
             auto_configure_optimizers=False,
