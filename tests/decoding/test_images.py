@@ -51,7 +51,7 @@ def recomputed(
 ) -> Tensor:
     """One image, every place from a full pass over everything so far, for each of the three branches."""
     n, d = model.image_tokenizer.num_tokens, model.image_tokenizer.token_dim
-    order = make_order(sampling.order, n, randomness.generator(0, "order", index))
+    order = make_order(sampling.order or formatter.order, n, randomness.generator(0, "order", index))
     branches = [prompt(example, True, True), prompt(example, False, True), prompt(example, False, False)]
     batches = []
     for branch in branches:
@@ -205,6 +205,13 @@ def test_mixed_precision(monkeypatch, model, formatter):
 def test_settings_that_make_no_sense_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         ImageSampling(**arguments)
+
+
+def test_the_order_is_that_of_training_unless_given(model, formatter):
+    trained = dataclasses.replace(formatter, order="raster")
+    made = generate_images(model, trained, EXAMPLES[:2], ImageSampling(2), 0)
+    assert torch.equal(made, generate_images(model, formatter, EXAMPLES[:2], ImageSampling(2, order="raster"), 0))
+    assert not torch.equal(made, generate_images(model, formatter, EXAMPLES[:2], ImageSampling(2, order="random"), 0))
 
 
 def test_a_wrong_order_is_refused(model, formatter):

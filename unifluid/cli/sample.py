@@ -88,7 +88,7 @@ def _add_image_options(how: argparse._ArgumentGroup, command: str) -> None:
     if command == "edit":
         how.add_argument("--source-guidance", type=float, help="scale for the source picture, apart (as --guidance)")
     how.add_argument("--temperature", type=float, help="of the head's step noise (1)")
-    how.add_argument("--order", type=_order, help="random, raster, or a permutation such as 3,1,0,2 (random)")
+    how.add_argument("--order", type=_order, help="random, raster, or a permutation such as 3,1,0,2 (as trained)")
 
 
 def _add_text_options(how: argparse._ArgumentGroup) -> None:

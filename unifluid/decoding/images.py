@@ -26,7 +26,8 @@ class ImageSampling:
         schedule: guidance over the image tokens: constant, rising from 1 (linear, cosine), or none.
         source_guidance: scale for an edit's source image, apart from its instruction's; left out, it is `guidance`.
         temperature: multiplies the noise of the head's steps, not the initial noise.
-        order: order in which image tokens are drawn: random, raster, or a permutation of their row-major numbers.
+        order: order in which image tokens are drawn: random, raster, or a permutation of their row-major numbers; by
+            default the order of training.
         batch_size: images drawn at once; images do not depend on it.
     """
 
@@ -35,7 +36,7 @@ class ImageSampling:
     schedule: Schedule = "constant"
     source_guidance: float | None = None
     temperature: float = 1.0
-    order: Order = "random"
+    order: Order | None = None
     batch_size: int = 64
 
     def __post_init__(self) -> None:
@@ -92,7 +93,8 @@ def _generate_tokens(
     branches, weights = branch_weights(sampling.guidance, sampling.source_guidance, sampling.schedule, share)
     prompts = [formatter.prompt(e, text=b.text, source=b.source) for b in branches for e in examples]
     _, cache = prefill(model, formatter, prompts, room=n)
-    order = torch.stack([make_order(sampling.order, n, randomness.generator(seed, "order", i)) for i in indices])
+    chosen = formatter.order if sampling.order is None else sampling.order
+    order = torch.stack([make_order(chosen, n, randomness.generator(seed, "order", i)) for i in indices])
     order, weights = order.to(device), weights.to(device)[..., None].expand(-1, -1, m)
     drawn: list[Tensor] = []
     for k in range(n):
