@@ -44,12 +44,7 @@ class AutoencoderModule(Recorded, L.LightningModule):
             self.tokenizer.load_pretrained()
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self.optimization.build(self.named_parameters())
-        if self.trainer.max_steps < 1 and self.optimization.schedule != "constant":
-            raise ValueError(f"a {self.optimization.schedule} schedule needs trainer.max_steps")
-        factor = self.optimization.factor(self.trainer.max_steps)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return self.optimization.configure(self.named_parameters(), self.trainer.max_steps)
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 

@@ -116,12 +116,7 @@ class UniFluid(Recorded, L.LightningModule):
                 start_from(self, self.init_from, self.init_weights)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self.optimization.build(self.model.named_parameters())
-        if self.trainer.max_steps < 1 and self.optimization.schedule != "constant":
-            raise ValueError(f"a {self.optimization.schedule} schedule needs trainer.max_steps")
-        factor = self.optimization.factor(self.trainer.max_steps)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return self.optimization.configure(self.model.named_parameters(), self.trainer.max_steps)
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
@@ -164,8 +159,6 @@ class UniFluid(Recorded, L.LightningModule):
         return self.model(batch, tokens, u, noise)
 
     def _draw(self, batch: Batch, purpose: str, kind: Callable[..., Tensor], name: str, *shape: int) -> Tensor:
-        if not batch.target_rows:
-            return torch.zeros(0, *shape, device=self.device)
         return kind(self.seed, batch.target_rows, f"{purpose}/{name}", *shape).to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

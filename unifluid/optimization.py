@@ -60,6 +60,14 @@ class AdamW(Recorded):
         fused = all(p.is_cuda for g in groups for p in g["params"]) or None
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, weight_decay=0.0, fused=fused)
 
+    def configure(self, parameters: NamedParameters, total: int) -> dict[str, Any]:
+        """What `configure_optimizers` returns, for `total` optimizer steps (trainer.max_steps; −1: endless)."""
+        optimizer = self.build(parameters)
+        if total < 1 and self.schedule != "constant":
+            raise ValueError(f"a {self.schedule} schedule needs trainer.max_steps")
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor(total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
     def groups(self, parameters: NamedParameters) -> list[dict[str, Any]]:
         """One group for each pair of (decay, rate)."""
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}

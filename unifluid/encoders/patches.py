@@ -44,8 +44,9 @@ class Patches(ImageEncoder):
             raise ValueError(
                 f"image_size {image_size} must be a multiple of patch_size {patch_size}, width {width} of heads {heads}"
             )
-        if stem not in STEMS:
-            raise ValueError(f"stem must be {' or '.join(STEMS)}, got {stem!r}")
+        stems = {"convolution": functools.partial(ConvolutionalStem, channels=channels), "linear": PatchEmbed}
+        if stem not in stems:
+            raise ValueError(f"stem must be {' or '.join(stems)}, got {stem!r}")
         self.image_size, self.width, self.num_tokens = image_size, width, (image_size // patch_size) ** 2
         self.vit = VisionTransformer(
             image_size,
@@ -56,7 +57,7 @@ class Patches(ImageEncoder):
             embed_dim=width,
             depth=depth,
             num_heads=heads,
-            embed_layer=functools.partial(STEMS[stem], **({"channels": channels} if stem == "convolution" else {})),
+            embed_layer=stems[stem],
         )
         nn.init.normal_(self.vit.pos_embed, std=0.5)  # timm's .02 is hardly seen beside the stem's output
         for block in self.vit.blocks:
@@ -89,6 +90,3 @@ class ConvolutionalStem(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, M, embed_dim), row-major."""
         return self.norm(self.blocks(image).flatten(2).mT)
-
-
-STEMS = {"convolution": ConvolutionalStem, "linear": PatchEmbed}
