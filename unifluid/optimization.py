@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from unifluid.interfaces import Recorded
@@ -128,16 +129,57 @@ class Muon(AdamW):
         matrices = [p for (_, p), is_matrix in zip(named, chosen, strict=True) if is_matrix]
         if not matrices:
             raise ValueError(f"optimization.matrices {self.matrices.pattern!r} matches no 2-D parameter")
-        muon = torch.optim.Muon(
+        muon = BatchedMuon(
             matrices,
             lr=self.muon_lr,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             ns_steps=self.newton_schulz,
-            adjust_lr_fn="match_rms_adamw",
         )
         rest = super().build([item for item, is_matrix in zip(named, chosen, strict=True) if not is_matrix])
         return Combined(muon, rest)
+
+
+class BatchedMuon(torch.optim.Muon):
+    """torch.optim.Muon with all matrices of one shape orthogonalised at once, on a CPU in fp32.
+
+    Small models have dozens of equal matrices: one by one and in bf16, which many CPUs are slow at, they took a quarter
+    of the default run's step.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:
+        """One update. A closure is the business of `Combined`."""
+        for group in self.param_groups:
+            equal = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    equal[p.shape].append(p)
+            for shape, parameters in equal.items():
+                update = torch.stack([self._momentum(p, group["momentum"]) for p in parameters])
+                update = orthogonalized(update, group["ns_coefficients"], group["ns_steps"])
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                rate = group["lr"] * 0.2 * math.sqrt(max(shape))  # adjust_lr_fn "match_rms_adamw"
+                torch._foreach_add_(parameters, list(update.to(parameters[0].dtype)), alpha=-rate)
+
+    def _momentum(self, p: nn.Parameter, momentum: float) -> Tensor:
+        """Nesterov momentum of the gradient."""
+        state = self.state[p]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(p.grad)
+        return p.grad.lerp(state["momentum_buffer"].lerp_(p.grad, 1 - momentum), momentum)
+
+
+def orthogonalized(x: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
+    """Matrices (n, rows, columns) with all singular values moved near 1: Muon's quintic Newton-Schulz iteration."""
+    x = x.to(torch.float32 if x.device.type == "cpu" else torch.bfloat16)
+    wide = x.mT if x.shape[1] > x.shape[2] else x
+    wide = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    a, b, c = coefficients
+    for _ in range(steps):
+        gram = wide @ wide.mT
+        wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide.mT if x.shape[1] > x.shape[2] else wide
 
 
 class Combined(Optimizer):
