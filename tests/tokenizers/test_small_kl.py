@@ -40,6 +40,18 @@ def test_a_sample_is_the_posterior_normalised():
         assert torch.allclose(tokens[:, token, channel], expected, atol=1e-5)
 
 
+def test_a_token_depends_on_its_own_pixels_alone_and_a_pixel_on_every_token():
+    tokenizer = small()
+    for p in tokenizer.parameters():
+        torch.nn.init.normal_(p, std=0.2)  # blocks start as the identity
+    image = torch.rand(1, 3, 16, 16)
+    before = tokenizer.tokens(tokenizer.encode(image))
+    image[:, :, 8:, :8] = 0  # token 2 of 2 × 2
+    after = tokenizer.tokens(tokenizer.encode(image))
+    assert [torch.equal(before[:, n], after[:, n]) for n in range(4)] == [True, True, False, True]
+    assert not torch.equal(tokenizer.decode(before)[..., :8], tokenizer.decode(after)[..., :8])
+
+
 def test_training_makes_tokens_of_unit_size(monkeypatch):
     monkeypatch.setattr("unifluid.tokenizers.small_kl.MOMENTUM", 0.1)
     tokenizer = small().train()

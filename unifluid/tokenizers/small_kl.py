@@ -24,6 +24,9 @@ PREFIXES = ("", "tokenizer.", "model.image_tokenizer.")  # where a file may keep
 class SmallKL(TrainableImageTokenizer):
     """Most of the work is done at the latents' resolution; pixels are only unshuffled on the way in, shuffled out.
 
+    The encoder sees one token's pixels at a time, the decoder all tokens: equal patches have equal tokens whatever is
+    beside them, which makes them far easier to draw one after another (experiments/README.md).
+
     Tokens have unit size: latents are normalised per channel by their running mean and variance in training, which are
     buffers. Encoding and decoding run in fp32, whatever the precision around them.
 
@@ -58,10 +61,11 @@ class SmallKL(TrainableImageTokenizer):
         self.token_dim = latent_channels * patch**2
         half = channels // 2
         self.encoder = nn.Sequential(
-            Rearrange("b c (h p) (w q) -> b (c p q) h w", p=factor, q=factor),  # PixelUnshuffle refuses empty batches
+            Rearrange("b c (i h p) (j w q) -> (b i j) (c p q) h w", h=patch, w=patch, p=factor, q=factor),
             Conv(3 * factor**2, channels),
             *(Block(channels) for _ in range(encoder_depth)),
             Conv(channels, 2 * latent_channels),
+            Rearrange("(b i j) c h w -> b c (i h) (j w)", i=self.grid[0], j=self.grid[1]),
         )
         self.decoder = nn.Sequential(
             Conv(latent_channels, channels),
