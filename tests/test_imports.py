@@ -13,7 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted(f for package in ("unifluid", "datamodules", "callbacks") for f in (ROOT / package).rglob("*.py"))
 
-MATHS = tuple(f"unifluid.{name}" for name in ("interfaces", "sequence", "randomness", "diffusion", "layers"))
+MATHS = tuple(
+    f"unifluid.{name}" for name in ("interfaces", "sequence", "randomness", "precision", "diffusion", "layers")
+)
 STORES = ("unifluid", "unifluid.configs", "unifluid.storage", "unifluid.checkpoints")
 TRAINING = ("unifluid.optimization", "unifluid.model")
 PARTS = ("backbones", "tokenizers", "encoders", "heads")

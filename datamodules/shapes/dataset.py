@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from datamodules.base import ExampleDataset
 from datamodules.shapes.edits import EDITS
-from datamodules.shapes.language import CAPTION_PROMPT, caption, parse_caption
+from datamodules.shapes.language import CAPTION_PROMPT, PLACES_PROMPT, caption, parse_caption
 from datamodules.shapes.prompts import TAGS, long_prompt, make_prompt
 from datamodules.shapes.questions import QUESTIONS
 from datamodules.shapes.render import render
@@ -43,6 +43,7 @@ class Shapes(ExampleDataset):
     about (shape, colour) pairs that occur in neither. val and compositional go through the categories of prompts in
     turn, train draws them by `shares` (relative weights by GenEval tag); kinds of questions and edits take turns.
     long_prompts: share of training prompts that describe everything in the picture.
+    places: share of training captions that are asked to say where things are, and do.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Shapes(ExampleDataset):
         length: int = 1_000_000,
         shares: Mapping[str, float] = SHARES,
         long_prompts: float = 0.0,
+        places: float = 0.0,
     ) -> None:
         if task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
@@ -65,13 +67,14 @@ class Shapes(ExampleDataset):
             raise ValueError(f"shares names unknown categories {sorted(unknown)}; there are {', '.join(TAGS)}")
         if min(shares.values(), default=0) < 0 or sum(shares.values()) <= 0:
             raise ValueError(f"shares must be positive weights, got {dict(shares)}")
-        if not 0 <= long_prompts <= 1:
-            raise ValueError(f"long_prompts must lie in [0, 1], got {long_prompts}")
+        for name, share in {"long_prompts": long_prompts, "places": places}.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {share}")
         if length < 1:
             raise ValueError(f"length must be at least 1, got {length}")
         self.task, self.image_size, self.split, self.seed, self.length = task, image_size, split, seed, length
         self.tags, self.weights = list(shares), list(shares.values())
-        self.long_prompts = long_prompts
+        self.long_prompts, self.places = long_prompts, places
         self.make: Callable[[Draw, int], Draft] = getattr(self, f"_{task}")
 
     def __len__(self) -> int:
@@ -111,7 +114,8 @@ class Shapes(ExampleDataset):
 
     def _caption(self, draw: Draw, index: int) -> Draft:
         scene = draw.scene(draw.kinds())
-        fields = {"prompt": CAPTION_PROMPT, "caption": caption(draw, scene)}
+        places = self.split == "train" and draw.chance(self.places)
+        fields = {"prompt": PLACES_PROMPT if places else CAPTION_PROMPT, "caption": caption(draw, scene, places)}
         return Draft(fields, {"scene": scene.to_dict()}, image=scene, pairs=scene.pairs)
 
     def _answer(self, draw: Draw, index: int) -> Draft:
@@ -147,6 +151,6 @@ class Shapes(ExampleDataset):
 
 def corpus(examples: int = 500) -> list[str]:
     """Text to train a tokenizer on: the first examples of every task. It has some 90 words."""
-    streams = [Shapes(task, long_prompts=0.1) for task in TASKS]
+    streams = [Shapes(task, long_prompts=0.1, places=0.1) for task in TASKS]
     sample = [stream[i] for stream in streams for i in range(examples)]
     return [text for example in sample for text in (example.condition, example.response) if text]

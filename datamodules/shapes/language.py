@@ -9,11 +9,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from datamodules.shapes.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Draw, Kind, Scene
+from datamodules.shapes.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Draw, Kind, Scene, Thing
 
 PLURALS = {shape: "crosses" if shape == "cross" else shape + "s" for shape in SHAPES}
 NUMBERS = ("zero", "one", "two", "three", "four")
 CAPTION_PROMPT = "caption en"
+PLACES_PROMPT = "caption en with places"
 CAPTION_LEADS = ("", "a picture of ", "this picture shows ", "there is ", "i see ")
 
 # The attributes that may name one thing among others, shortest first.
@@ -60,13 +61,26 @@ def things(scene: Scene) -> str:
     return listing([f"a {thing.size} {thing.colour} {thing.shape}" for thing in scene.things])
 
 
-def caption(draw: Draw, scene: Scene) -> str:
-    """One of several wordings; each names every thing in reading order."""
-    wording = draw.below(4)
+def place(thing: Thing, image_size: int) -> str:
+    """Which ninth of the picture a thing's centre lies in: "at the top left", "in the middle"."""
+    row, column = (3 * c // image_size for c in (thing.y, thing.x))
+    words = [w for w in (("top", "", "bottom")[row], ("left", "", "right")[column]) if w]
+    return "at the " + " ".join(words) if words else "in the middle"
+
+
+def placed_things(scene: Scene) -> str:
+    """Every thing with size, colour, shape and place, from left to right."""
+    phrases = [f"a {t.size} {t.colour} {t.shape} {place(t, scene.image_size)}" for t in scene.things]
+    return listing(phrases)
+
+
+def caption(draw: Draw, scene: Scene, places: bool = False) -> str:
+    """One of several wordings; each names every thing in reading order, with its place if so asked."""
+    wording, listed = draw.below(4), placed_things(scene) if places else things(scene)
     if wording == 0:
-        return f"{article(scene.background)} background with {things(scene)}"
+        return f"{article(scene.background)} background with {listed}"
     backdrop = f" on {article(scene.background)} background" if wording == 1 else ""
-    return draw.choice(CAPTION_LEADS) + things(scene) + backdrop
+    return draw.choice(CAPTION_LEADS) + listed + backdrop
 
 
 def _any_of(words: Sequence[str]) -> str:

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from datamodules.shapes.language import NUMBERS, PLURALS, article, describe, things
+from datamodules.shapes.language import NUMBERS, PLURALS, article, describe, placed_things, things
 from datamodules.shapes.scenes import Draw, Kind, Scene, make_scene, side
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 RELATIONS = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
 LEADS = ("a photo of ", "a picture of ", "an image of ", "a drawing of ", "draw ", "")
 SIZED, BACKED = 0.3, 0.3  # shares of prompts that state sizes, and the background
+PLACED = 0.5  # share of long prompts that state places
 
 Clause = dict[str, Any]
 
@@ -109,11 +110,12 @@ def make_prompt(draw: Draw, tag: str) -> Prompt:
 
 
 def long_prompt(draw: Draw) -> Prompt:
-    """A prompt that names everything, as captions do: two to four things with size and colour, and the background.
+    """A prompt that leaves little open: two to four things with size, colour and, half the time, place; the background.
 
     Its clauses ask for each shape's number only: GenEval's cannot tell things of one class and several colours apart.
     """
     scene = draw.scene([draw.kind() for _ in range(2 + draw.below(3))])
     counts = Counter(thing.shape for thing in scene.things)
-    text = f"{draw.choice(LEADS)}{things(scene)} on {article(scene.background)} background"
+    words = placed_things(scene) if draw.chance(PLACED) else things(scene)
+    text = f"{draw.choice(LEADS)}{words} on {article(scene.background)} background"
     return Prompt(text, scene, [{"class": shape, "count": count} for shape, count in counts.items()], [])

@@ -159,6 +159,17 @@ def test_shares_of_categories():
     )
 
 
+def test_captions_say_where_things_are_when_asked_to():
+    asked = Counter()
+    for example in examples("caption", 500, places=0.4):
+        asked[example.prompt] += 1
+        things = len(things_of(example.meta["scene"]))
+        places = len(re.findall(r"at the |in the middle", example.caption))
+        assert places == (things if example.prompt == "caption en with places" else 0)
+    assert asked["caption en with places"] == pytest.approx(200, abs=45) and len(asked) == 2
+    assert {example.prompt for example in examples("caption", 50, "val", places=0.4)} == {"caption en"}
+
+
 def test_validation_prompts_never_occur_in_training():
     train = {example.prompt for example in examples("generate", 15_000, long_prompts=0.1)}
     val = {example.prompt for example in examples("generate", 1500, "val")}
@@ -266,6 +277,7 @@ def test_captions_are_right_in_any_wording():
         ({"task": "generate", "shares": {"colours": 1}}, r"unknown categories \['colours'\]"),
         ({"task": "generate", "shares": {"colors": 0}}, "shares must"),
         ({"task": "generate", "long_prompts": 2}, "long_prompts must"),
+        ({"task": "caption", "places": -1}, "places must"),
         ({"task": "generate", "length": 0}, "length must"),
     ],
 )

@@ -1,5 +1,6 @@
 """Captions say what is there and parse back; nothing else parses; references name one thing."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -7,6 +8,16 @@ import pytest
 from datamodules.shapes import corpus, parse_caption
 from datamodules.shapes.language import caption, describe, listing, reference
 from datamodules.shapes.scenes import Draw, Kind
+
+
+PLACE = r"at the (?:top left|top right|bottom left|bottom right|top|bottom|left|right)|in the middle"
+
+
+def at(thing, side: int) -> str:
+    """The place of a thing in words, from thirds of the picture."""
+    row = "top " if thing.y < side / 3 else "bottom " if thing.y >= side * 2 / 3 else ""
+    column = "left" if thing.x < side / 3 else "right" if thing.x >= side * 2 / 3 else ""
+    return f"at the {row}{column}".strip() if row or column else "in the middle"
 
 
 def test_captions_parse_back_in_reading_order():
@@ -20,6 +31,8 @@ def test_captions_parse_back_in_reading_order():
         shapes = [word for word in words if word in {"circle", "square", "triangle", "cross", "ring"}]
         assert shapes == [thing.shape for thing in scene.things]
         assert ("background" not in words) or scene.background in words
+        placed = caption(draw, scene, places=True)
+        assert re.findall(PLACE, placed) == [at(thing, scene.image_size) for thing in scene.things]
         wordings.add((words[0], "with" in words, words[-1] == "background"))
     assert len(wordings) >= 7
 

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.last import LastCheckpoint
 from unifluid.configs import ALLOWED
+from unifluid.precision import default_precision
 from unifluid.storage import AtomicCheckpointIO, latest
 
 # True of how the kit works, and nothing a user can or should act on.
@@ -89,6 +90,8 @@ class CLI(LightningCLI):
         settings = self._get(self.config_init, "trainer")
         if settings["logger"] in (None, True):
             kwargs["logger"] = TensorBoardLogger(settings["default_root_dir"], name="", version="")
+        if settings["precision"] is None:
+            kwargs["precision"] = default_precision(str(settings["accelerator"]))
         plugins = settings["plugins"] or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         return super().instantiate_trainer(plugins=[*plugins, AtomicCheckpointIO()], **kwargs)
