@@ -142,7 +142,7 @@ class Muon(AdamW):
 
 
 class BatchedMuon(torch.optim.Muon):
-    """torch.optim.Muon with all matrices of one shape orthogonalised at once, in bf16 where the hardware is made for it.
+    """torch.optim.Muon with all matrices of one shape orthogonalised at once, in bf16 where the hardware has it.
 
     Small models have dozens of equal matrices: one by one they took a quarter of the default run's step.
     """

@@ -16,6 +16,6 @@ def fast_bf16(device: torch.device) -> bool:
 
 
 def default_precision(accelerator: str) -> str:
-    """Lightning's name of the precision to train in where none is asked for, on its `accelerator` ("auto", "cpu", …)."""
+    """The precision to train in where none is asked for, as Lightning names it, on its `accelerator` (auto, cpu, …)."""
     device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     return "bf16-mixed" if fast_bf16(device) else "32-true"

@@ -9,7 +9,6 @@ from datamodules.shapes import corpus, parse_caption
 from datamodules.shapes.language import caption, describe, listing, reference
 from datamodules.shapes.scenes import Draw, Kind
 
-
 PLACE = r"at the (?:top left|top right|bottom left|bottom right|top|bottom|left|right)|in the middle"
 
 
