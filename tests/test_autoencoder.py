@@ -57,6 +57,23 @@ def test_it_learns_scenes_and_its_checkpoint_feeds_a_tokenizer(tmp_path):
     assert torch.equal(rebuilt.tokenizer.encode(image), loaded.encode(image))
 
 
+def test_errors_are_of_the_size_given_drawn_for_each_picture(tmp_path, monkeypatch):
+    seen, forward = [], SmallKL.forward
+
+    def spy(self, image, noise, errors):
+        seen.append(errors)
+        return forward(self, image, noise, errors)
+
+    monkeypatch.setattr(SmallKL, "forward", spy)
+    images = torch.rand(64, 3, 32, 32)
+    for size in (0.0, 0.5):
+        trainer(tmp_path, 2).fit(module(errors=size), DataLoader(images, 32))
+    assert not torch.cat(seen[:2]).any()
+    assert not torch.equal(seen[2], seen[3])
+    sizes = torch.cat(seen[2:]).std((1, 2))
+    assert 0 < sizes.min() < 0.1 and 0.4 < sizes.max() < 0.6, "uniform in [0, 0.5]"
+
+
 def test_the_same_seed_gives_the_same_weights(tmp_path):
     """Whatever the global generator was left at: noise is a function of (seed, step)."""
     weights = []

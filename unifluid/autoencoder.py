@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from unifluid.interfaces import Recorded, TrainableImageTokenizer
 from unifluid.optimization import AdamW
 from unifluid.sequence import Batch, Example, to_unit
 
-NOISE = 0.1  # size of the errors in generated tokens that validation asks the decoder to bear
+ERRORS = 0.2  # size of the errors in tokens that validation asks the decoder to bear: about those of generated ones
 
 
 class AutoencoderModule(Recorded, L.LightningModule):
@@ -30,13 +31,23 @@ class AutoencoderModule(Recorded, L.LightningModule):
         optimization: optimiser and schedule.
         kl_weight: weight of the KL divergence from the standard normal, mean over latents, in nats. It decides how much
             noise the latents carry, and so how smooth they are for a generative head.
+        errors: largest size of Gaussian errors added to the tokens, which have unit size, before they are decoded; the
+            size is drawn for each picture. The decoder learns to mend what a generative head gets slightly wrong, the
+            encoder to keep pictures apart (l-DeTok, arXiv 2507.15856).
         seed: of every draw in training.
     """
 
-    def __init__(self, tokenizer: TrainableImageTokenizer, optimization: AdamW, kl_weight: float = 2e-3, seed: int = 0):
+    def __init__(
+        self,
+        tokenizer: TrainableImageTokenizer,
+        optimization: AdamW,
+        kl_weight: float = 2e-3,
+        errors: float = 0.0,
+        seed: int = 0,
+    ):
         super().__init__()
         self.tokenizer, self.optimization = tokenizer, optimization
-        self.kl_weight, self.seed = kl_weight, seed
+        self.kl_weight, self.errors, self.seed = kl_weight, errors, seed
 
     def configure_model(self) -> None:
         """A fresh run starts from the tokenizer's pretrained weights, if it names any."""
@@ -67,17 +78,20 @@ class AutoencoderModule(Recorded, L.LightningModule):
 
     def training_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
         image = pictures(batch)
-        reconstruction, moments = self.tokenizer(image, self._noise(image, "latent", self.global_step, batch_idx))
+        step = self.global_step, batch_idx
+        sizes = self.errors * self._drawn(torch.rand, image, (1, 1), "sizes", *step)
+        errors = sizes * self._noise(image, "errors", *step)
+        reconstruction, moments = self.tokenizer(image, self._noise(image, "latent", *step), errors)
         error = (reconstruction - image).square().mean((1, 2, 3))
         kl = kl_divergence(moments)
         self.log_dict({"train/psnr": psnr(error.detach()), "train/kl": kl.detach()}, prog_bar=True)
         return (error + 1e-4).sqrt().mean() + self.kl_weight * kl
 
     def validation_step(self, batch: Batch | Tensor, batch_idx: int) -> None:
-        """PSNR through tokens, as the generative model will use them: exact, and with errors of `NOISE`."""
+        """PSNR through tokens, as the generative model will use them: exact, and with errors of `ERRORS`."""
         image = pictures(batch)
         tokens = self.tokenizer.tokens(self.tokenizer.encode(image))
-        noise = NOISE * self._noise(image, "validation", batch_idx)
+        noise = ERRORS * self._noise(image, "validation", batch_idx)
         for name, value in {"val/psnr": tokens, "val/psnr_noisy": tokens + noise}.items():
             error = (self.tokenizer.decode(value) - image).square().mean((1, 2, 3))
             self.log(name, psnr(error), batch_size=len(image), prog_bar=True, sync_dist=True)
@@ -85,9 +99,12 @@ class AutoencoderModule(Recorded, L.LightningModule):
     test_step = validation_step
 
     def _noise(self, image: Tensor, *key: int | str) -> Tensor:
+        """Standard normal, (B, N, d)."""
+        return self._drawn(torch.randn, image, (self.tokenizer.num_tokens, self.tokenizer.token_dim), *key)
+
+    def _drawn(self, draw: Callable[..., Tensor], image: Tensor, shape: tuple[int, int], *key: int | str) -> Tensor:
         generator = randomness.generator(self.seed, *key, self.global_rank)
-        shape = len(image), self.tokenizer.num_tokens, self.tokenizer.token_dim
-        return torch.randn(shape, generator=generator).to(image.device)
+        return draw((len(image), *shape), generator=generator).to(image.device)
 
 
 @dataclass

@@ -155,9 +155,10 @@ class TrainableImageTokenizer(ImageTokenizer):
     """An image tokenizer that `autoencoder` trains: latents drawn from a Gaussian, decoded to pixels."""
 
     @abstractmethod
-    def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W), standard normal noise (B, N, d) -> reconstructions (B, 3, H, W), not clamped, and
-        moments (B, 2C, ...): mean and log-variance of the latents the reconstructions were drawn with. Both fp32."""
+    def forward(self, image: Tensor, noise: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W), standard normal noise (B, N, d), errors to add to the tokens (B, N, d) ->
+        reconstructions (B, 3, H, W), not clamped, and moments (B, 2C, ...): mean and log-variance of the latents the
+        reconstructions were drawn with. Both fp32."""
 
 
 class ImageEncoder(Part):

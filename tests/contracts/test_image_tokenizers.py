@@ -122,8 +122,10 @@ def test_a_trainable_tokenizer_reconstructs_what_its_tokens_decode_to(tokenizer,
     if not isinstance(tokenizer, TrainableImageTokenizer):
         pytest.skip("has nothing to train")
     noise = draw(tokenizer, images)
-    reconstruction, moments = tokenizer(images, noise)
+    errors = 0.1 * noise.flip(0)
+    reconstruction, moments = tokenizer(images, noise, errors)
     assert torch.allclose(moments, tokenizer.encode(images), atol=1e-5)
-    assert torch.allclose(reconstruction.clamp(-1, 1), tokenizer.decode(tokenizer.tokens(moments, noise)), atol=1e-4)
+    decoded = tokenizer.decode(tokenizer.tokens(moments, noise) + errors)
+    assert torch.allclose(reconstruction.clamp(-1, 1), decoded, atol=1e-4)
     reconstruction.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in tokenizer.parameters())

@@ -59,7 +59,7 @@ def test_training_makes_tokens_of_unit_size(monkeypatch):
     noise = torch.randn(64, 4, 16)
     for _ in range(60):  # six time constants of the running statistics
         with torch.no_grad():
-            tokenizer(images, noise)
+            tokenizer(images, noise, torch.zeros_like(noise))
     latents = tokenizer.tokens(tokenizer.encode(images), noise).unflatten(-1, (4, 4))
     assert torch.allclose(latents.mean((0, 1, 3)), torch.zeros(4), atol=0.05)
     assert torch.allclose(latents.std((0, 1, 3)), torch.ones(4), atol=0.05)
@@ -68,7 +68,7 @@ def test_training_makes_tokens_of_unit_size(monkeypatch):
 def test_statistics_stand_still_in_evaluation():
     tokenizer = small().eval()
     before = tokenizer.latent_mean.clone()
-    tokenizer(torch.rand(4, 3, 16, 16), torch.randn(4, 4, 16))
+    tokenizer(torch.rand(4, 3, 16, 16), torch.randn(4, 4, 16), torch.zeros(4, 4, 16))
     assert torch.equal(tokenizer.latent_mean, before)
 
 

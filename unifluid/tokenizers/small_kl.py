@@ -100,11 +100,12 @@ class SmallKL(TrainableImageTokenizer):
 
     # -- training ---------------------------------------------------------------------------------------------------
 
-    def forward(self, image: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, noise: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
         moments = self.encoder(image).float()
         latents = sample(moments, unpatchify(noise, self.patch, self.grid))
         if self.training:
             self._track(latents.detach())
+        latents = latents + unpatchify(errors, self.patch, self.grid) * self.latent_variance.sqrt()
         return self.decoder(latents).float(), moments
 
     def _track(self, latents: Tensor) -> None:
