@@ -58,6 +58,22 @@ def may_change(batch: Batch, positions: list[int]) -> set[tuple[int, int]]:
     return seen
 
 
+@torch.no_grad()
+def test_errors_are_read_and_not_predicted():
+    """A token with an error changes what is predicted from it on, as the same token would; its own target is clean."""
+    tokens, orders = image_tokens(MODEL, BATCH), BATCH.orders
+    errors = torch.zeros_like(tokens)
+    place = tokens.shape[1] // 2
+    errors[:, place] = 0.5
+    before = losses(MODEL, BATCH).image
+    after = MODEL(BATCH, tokens, *draws(MODEL, BATCH), errors).image
+    same = (before == after).all(1)
+    assert same[:, : place + 1].all() and not same[:, place + 1 :].any()
+    wrong = tokens.scatter_add(1, orders[..., None].expand_as(tokens), errors)
+    expected = losses(MODEL, BATCH, wrong).image
+    assert torch.allclose(after[:, :, place + 1 :], expected[:, :, place + 1 :], atol=1e-6)
+
+
 # -- no leaks -------------------------------------------------------------------------------------------------------
 
 

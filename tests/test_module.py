@@ -81,6 +81,26 @@ def test_the_gradients_of_a_step_depend_on_its_rows(expected):
     assert any((expected[n] - g).abs().max() > 1e-3 * g.abs().max() for n, g in other.items())
 
 
+def test_only_training_reads_with_errors():
+    """They change with the row, and losses stay a function of it; validation reads the truth."""
+    plain, wrong = make(), make_module(errors=0.5, copies=2, row_length=40, prompt_dropout=0.3, source_dropout=0.3)
+    for module in (plain, wrong):
+        module.configure_model()
+    head = plain.model.image_head  # starts as zero, whatever the condition
+    torch.nn.init.normal_(head.net.output.weight, std=0.1)
+    torch.nn.init.normal_(head.net.modulation.weight, std=0.1)
+    wrong.load_state_dict(plain.state_dict())
+    batch = plain.collator()(ROWS)
+
+    def image(module: UniFluid, purpose: str) -> Tensor:
+        return module.token_losses(batch, purpose).image
+
+    assert torch.equal(image(plain, "val"), image(wrong, "val"))
+    assert torch.equal(image(wrong, "train"), image(wrong, "train"))
+    first = image(plain, "train")[..., 0] == image(wrong, "train")[..., 0]
+    assert first.all() and not torch.equal(image(plain, "train"), image(wrong, "train"))
+
+
 def test_every_trainable_parameter_has_a_gradient_in_every_step(tmp_path):
     """Also where a task is absent: DDP waits for each."""
     module = make()

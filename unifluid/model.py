@@ -93,16 +93,21 @@ class UniFluidModel(nn.Module):
         x[torch.cat(index)] = flat  # its backward is a plain gather, far faster on a CPU than index_copy's
         return x.view(rows, length, -1)
 
-    def forward(self, batch: Batch, tokens: Tensor, u: Tensor, noise: Tensor) -> TokenLosses:
+    def forward(
+        self, batch: Batch, tokens: Tensor, u: Tensor, noise: Tensor, errors: Tensor | None = None
+    ) -> TokenLosses:
         """Per-token losses of one packed batch.
 
         Args:
             tokens: (n_targets, N, d) clean image tokens, row-major.
             u: (n_targets, K, N) uniform draws that become the head's times.
             noise: (n_targets, K, N, d) standard normal.
+            errors: (n_targets, N, d) added to the tokens that are read, not to those that are to be predicted, in the
+                order of generation.
         """
         ordered = tokens.gather(1, batch.orders[..., None].expand_as(tokens))
-        h = self.backbone(self.embed(batch, ordered), batch.layout).flatten(0, 1)
+        read = ordered if errors is None else ordered + errors
+        h = self.backbone(self.embed(batch, read), batch.layout).flatten(0, 1)
         text = self.text_head.loss(h[batch.label_index], self.backbone.output_weight, batch.labels)
         n, copies, count = u.shape
         z = h[batch.target_index.flatten()]

@@ -34,6 +34,8 @@ class UniFluid(Recorded, L.LightningModule):
         lam: λ, the weight of the text loss (paper: 0.005).
         copies: noise copies of every image token (MAR's diffusion_batch_mul).
         order: order of image tokens in training: random (paper) or raster.
+        errors: largest size of Gaussian errors on the image tokens that are read in training, whose size is drawn for
+            each image: drawn tokens are never exact, and those after them should bear it (NextStep-1, arXiv 2508.10711).
         prompt_dropout, source_dropout: chance that the prompt or instruction, or an edit's source image, is left out,
             for classifier-free guidance (**assumed** 0.1).
         row_length: positions of a packed row; longer examples make longer rows.
@@ -57,6 +59,7 @@ class UniFluid(Recorded, L.LightningModule):
         lam: float = 0.005,
         copies: int = 4,
         order: Order = "random",
+        errors: float = 0.0,
         prompt_dropout: float = 0.1,
         source_dropout: float = 0.1,
         row_length: int = 512,
@@ -72,7 +75,8 @@ class UniFluid(Recorded, L.LightningModule):
         self.backbone_factory, self.image_head_factory = backbone, image_head
         self.text_tokenizer, self.optimization = text_tokenizer, optimization
         self.parts = {"text_head": text_head, "image_encoder": image_encoder, "image_tokenizer": image_tokenizer}
-        self.lam, self.copies, self.seed, self.position_scale = lam, copies, seed, position_scale
+        self.lam, self.copies, self.errors, self.seed = lam, copies, errors, seed
+        self.position_scale = position_scale
         self.row_length, self.compile_model = row_length, compile
         self.init_from, self.init_weights = init_from, init_weights
         self.formatter = Formatter(
@@ -148,7 +152,7 @@ class UniFluid(Recorded, L.LightningModule):
     # -- losses -------------------------------------------------------------------------------------------------
 
     def token_losses(self, batch: Batch, purpose: str) -> TokenLosses:
-        """Losses of `batch`, every draw a function of (seed, purpose, global row)."""
+        """Losses of `batch`, every draw a function of (seed, purpose, global row). Only training reads with errors."""
         draw = functools.partial(self._draw, batch, purpose)
         tokenizer, n = self.model.image_tokenizer, self.model.image_tokenizer.num_tokens
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
@@ -156,7 +160,11 @@ class UniFluid(Recorded, L.LightningModule):
             tokens = tokenizer.tokens(moments, draw(randomness.normal, "latent", n, tokenizer.token_dim))
         u = draw(randomness.uniform, "time", self.copies, n)
         noise = draw(randomness.normal, "noise", self.copies, n, tokenizer.token_dim)
-        return self.model(batch, tokens, u, noise)
+        errors = None
+        if self.errors and purpose == "train":
+            sizes = self.errors * draw(randomness.uniform, "error size", 1, 1)
+            errors = sizes * draw(randomness.normal, "error", n, tokenizer.token_dim)
+        return self.model(batch, tokens, u, noise, errors)
 
     def _draw(self, batch: Batch, purpose: str, kind: Callable[..., Tensor], name: str, *shape: int) -> Tensor:
         return kind(self.seed, batch.target_rows, f"{purpose}/{name}", *shape).to(self.device)
