@@ -35,7 +35,7 @@ class UniFluid(Recorded, L.LightningModule):
         copies: noise copies of every image token (MAR's diffusion_batch_mul).
         order: order of image tokens in training: random (paper) or raster.
         errors: largest size of Gaussian errors on the image tokens that are read in training, whose size is drawn for
-            each image: drawn tokens are never exact, and those after them should bear it (NextStep-1, arXiv 2508.10711).
+            each image: drawn tokens are never exact, and later ones should bear it (NextStep-1, arXiv 2508.10711).
         prompt_dropout, source_dropout: chance that the prompt or instruction, or an edit's source image, is left out,
             for classifier-free guidance (**assumed** 0.1).
         row_length: positions of a packed row; longer examples make longer rows.
