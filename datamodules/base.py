@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from torch.utils.data import Dataset
 
-from unifluid.interfaces import Recorded
+from datamodules.rows import PICTURES
+from unifluid.interfaces import ImageTokenizer, Recorded
 from unifluid.sequence import Example, Task
+
+if TYPE_CHECKING:
+    from datamodules.skipping import Skipping
 
 
 class ExampleDataset(Recorded, Dataset, ABC):
@@ -20,13 +25,49 @@ class ExampleDataset(Recorded, Dataset, ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int) -> Example:
+        """Example `index`; where that is bad, another one, always the same."""
 
     @abstractmethod
     def texts(self) -> Iterator[str]:
         """Text to train a tokenizer on: all of it, or a fair sample."""
 
+    def at(self, index: int, pictures: tuple[str, ...] = PICTURES) -> Example | None:
+        """Example `index` itself, None where it is bad. Only `pictures` need be read."""
+        return self[index]
+
+    @property
+    def sources(self) -> tuple[Skipping, ...]:
+        """The data sets this one reads that leave bad rows out, and count them."""
+        return ()
+
+    def check_tokenizer(self, tokenizer: ImageTokenizer) -> None:
+        """Raises ValueError where what is stored here was made by another image tokenizer."""
+
     def score_text(self, example: Example, text: str) -> bool:
         """Whether `text` is a right caption or answer: one of the example's own, unless a data set knows better."""
         right = (example.caption,) if example.task == "caption" else example.answers
         return text.strip() in right
+
+
+class Wrapper(ExampleDataset):
+    """A data set around another one; all that a subclass does not change is the other's."""
+
+    def __init__(self, dataset: ExampleDataset):
+        self.dataset, self.task = dataset, dataset.task
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def texts(self) -> Iterator[str]:
+        return self.dataset.texts()
+
+    @property
+    def sources(self) -> tuple[Skipping, ...]:
+        return self.dataset.sources
+
+    def check_tokenizer(self, tokenizer: ImageTokenizer) -> None:
+        self.dataset.check_tokenizer(tokenizer)
+
+    def score_text(self, example: Example, text: str) -> bool:
+        return self.dataset.score_text(example, text)

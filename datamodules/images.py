@@ -6,13 +6,17 @@ torch.Size([3, 480, 640])
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image
 from PIL.Image import Transpose
 from torch import Tensor
+
+from datamodules.rows import BadRow
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # an allowlist: the decoders of EPS, PSD, … never see the file
 MAX_PIXELS = 64_000_000
@@ -31,12 +35,8 @@ UPRIGHT = {  # EXIF orientation -> what makes the picture upright
 }
 
 
-class BadImage(ValueError):
-    """A picture that cannot be used. `reason` is one of `REASONS`, for counting; the message says more."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
+class BadImage(BadRow):
+    """A picture that cannot be used. `reason` is one of `REASONS`."""
 
 
 def read_image(path: str | Path) -> Tensor:
@@ -47,19 +47,28 @@ def read_image(path: str | Path) -> Tensor:
     path = Path(path)
     if not path.is_file():  # also refuses pipes and devices, which could block for ever
         raise BadImage("missing file", str(path))
+    return _decode(path, str(path))
+
+
+def decode_image(data: bytes, name: str) -> Tensor:
+    """The same for a picture in memory, called `name` in messages."""
+    return _decode(io.BytesIO(data), name)
+
+
+def _decode(file: Path | BinaryIO, name: str) -> Tensor:
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            _check_size(image, path)
+        with Image.open(file, formats=FORMATS) as image:
+            _check_size(image, name)
             image.load()
             return to_tensor(image)
     except BadImage:
         raise
     except Image.UnidentifiedImageError as error:
-        raise BadImage("not an image", f"{path} is none of {', '.join(FORMATS)}") from error
+        raise BadImage("not an image", f"{name} is none of {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
-        raise BadImage("too many pixels", f"{path}: {error}") from error
+        raise BadImage("too many pixels", f"{name}: {error}") from error
     except Exception as error:  # decoders raise nearly anything on broken data: OSError, SyntaxError, struct.error, …
-        raise BadImage("corrupt image", f"{path}: {error}") from error
+        raise BadImage("corrupt image", f"{name}: {error}") from error
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -68,15 +77,15 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
 
 
-def _check_size(image: Image.Image, path: Path) -> None:
+def _check_size(image: Image.Image, name: str) -> None:
     """Limits on what the header says, before a pixel is decoded."""
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise BadImage("too many pixels", f"{path} is {width}x{height}, the limit is {MAX_PIXELS / 1e6:.0f} Mpx")
+        raise BadImage("too many pixels", f"{name} is {width}x{height}, the limit is {MAX_PIXELS / 1e6:.0f} Mpx")
     if width * height < 2:
-        raise BadImage("too small", f"{path} is {width}x{height}")
+        raise BadImage("too small", f"{name} is {width}x{height}")
     if max(width, height) > MAX_RATIO * min(width, height):
-        raise BadImage("too elongated", f"{path} is {width}x{height}, the limit is {MAX_RATIO}:1")
+        raise BadImage("too elongated", f"{name} is {width}x{height}, the limit is {MAX_RATIO}:1")
 
 
 def _upright(image: Image.Image) -> Image.Image:

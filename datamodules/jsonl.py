@@ -20,23 +20,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from datamodules.rows import BadRow, picture_fields, text_fields
 from unifluid.sequence import TASKS, Task
 
-REQUIRED: dict[Task, tuple[str, ...]] = {
-    "caption": ("image", "caption"),
-    "answer": ("image", "question", "answers"),
-    "generate": ("target", "prompt"),
-    "edit": ("image", "target", "instruction"),
-}
-MAX_CHARACTERS = 10_000  # longer text is cut here already: no tokenizer should meet a megabyte
 
-
-class BadRow(ValueError):
-    """A line that makes no example. `reason` is a short key for counting; the message says more."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
+def decode(data: bytes) -> dict[str, Any]:
+    """A JSON object in UTF-8. Raises BadRow."""
+    try:
+        row = json.loads(data.removeprefix(codecs.BOM_UTF8).decode())
+    except UnicodeDecodeError as error:
+        raise BadRow("bad text", f"not UTF-8 ({error.reason})") from error
+    except (ValueError, RecursionError) as error:
+        raise BadRow("malformed JSON", str(error)) from error
+    if not isinstance(row, dict):
+        raise BadRow("malformed JSON", f"expected an object, got {type(row).__name__}")
+    return row
 
 
 def parse(line: bytes, task: Task, default_id: str) -> dict[str, Any] | None:
@@ -45,26 +43,15 @@ def parse(line: bytes, task: Task, default_id: str) -> dict[str, Any] | None:
     Raises BadRow: malformed JSON, bad text, unknown task, "no FIELD" (missing or empty), "bad FIELD" (wrong type, or a
     path that leaves the folder).
     """
-    try:
-        row = json.loads(line.removeprefix(codecs.BOM_UTF8).decode())
-    except UnicodeDecodeError as error:
-        raise BadRow("bad text", f"not UTF-8 ({error.reason})") from error
-    except (ValueError, RecursionError) as error:
-        raise BadRow("malformed JSON", str(error)) from error
-    if not isinstance(row, dict):
-        raise BadRow("malformed JSON", f"expected an object, got {type(row).__name__}")
+    row = decode(line)
     if row.get("task") not in TASKS:
         raise BadRow("unknown task", f"{row.get('task')!r} is none of {', '.join(TASKS)}")
-    if row["task"] != task:
-        return None
-    fields = {"id": _id(row, default_id), "task": task, "meta": _typed(row, "meta", dict) or {}}
-    for name in REQUIRED[task]:
-        fields[name] = READERS[name](row, name)
-        if not fields[name]:
-            raise BadRow(f"no {name}", f"a row of task {task} needs {name!r}")
-    if task == "caption":
-        fields["prompt"] = _text(row, "prompt")
-    return fields
+    return check(row, task, default_id) if row["task"] == task else None
+
+
+def check(row: dict[str, Any], task: Task, default_id: str) -> dict[str, Any]:
+    """The fields of `Example` in `row`, pictures as tuples of paths. Raises BadRow."""
+    return {**text_fields(row, task, default_id), **picture_fields(row, task, inside)}
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -76,63 +63,10 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     os.replace(partial, path)
 
 
-def _typed(row: dict[str, Any], name: str, kind: type) -> Any:
-    value = row.get(name)
-    if value is not None and not isinstance(value, kind):
-        raise BadRow(f"bad {name}", f"{name!r} must be {kind.__name__}, got {type(value).__name__}")
-    return value
-
-
-def _clean(text: str, name: str) -> str:
-    if "\0" in text or re.search("[\ud800-\udfff]", text):
-        raise BadRow("bad text", f"{name!r} holds a NUL or half a character (a lone surrogate)")
-    return text.strip()[:MAX_CHARACTERS]
-
-
-def _text(row: dict[str, Any], name: str) -> str | None:
-    value = _typed(row, name, str)
-    return None if value is None else _clean(value, name)
-
-
-def _id(row: dict[str, Any], default: str) -> str:
-    value = row.get("id", default)
-    if not isinstance(value, str | int):
-        raise BadRow("bad id", f"'id' must be text, got {type(value).__name__}")
-    return _clean(str(value), "id")
-
-
-def _answers(row: dict[str, Any], name: str) -> tuple[str, ...]:
-    values = _typed(row, name, list) or []
-    if not all(isinstance(value, str) for value in values):
-        raise BadRow(f"bad {name}", f"{name!r} must be a list of texts")
-    return tuple(text for value in values if (text := _clean(value, name)))
-
-
-def _picture(row: dict[str, Any], name: str) -> tuple[str, ...]:
-    value = _typed(row, name, str)
-    return (_inside(value, name),) if value else ()
-
-
-def _pictures(row: dict[str, Any], name: str) -> tuple[str, ...]:
-    values = row.get(name)
-    if not isinstance(values, list):
-        return _picture(row, name)
-    return tuple(path for value in values for path in _picture({name: value}, name))
-
-
-def _inside(path: str, name: str) -> str:
+def inside(path: Any, name: str) -> str:
     """`path`, if it stays inside the folder. Both separators count, so that a folder means the same everywhere."""
+    if not isinstance(path, str):
+        raise BadRow(f"bad {name}", f"{name!r} must be str, got {type(path).__name__}")
     if path.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", path) or "\0" in path:
         raise BadRow(f"bad {name}", f"{path!r} must be a path relative to the folder, without '..'")
     return path
-
-
-READERS = {
-    "image": _pictures,
-    "target": _picture,
-    "answers": _answers,
-    "caption": _text,
-    "question": _text,
-    "prompt": _text,
-    "instruction": _text,
-}

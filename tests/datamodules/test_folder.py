@@ -11,7 +11,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datamodules.folder import Folder
-from datamodules.jsonl import MAX_CHARACTERS, write_jsonl
+from datamodules.jsonl import write_jsonl
+from datamodules.rows import MAX_CHARACTERS
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 ROWS = {
@@ -196,7 +197,7 @@ def test_too_many_bad_pictures_stop_the_run(folder):
 
 def test_nothing_left_is_an_error(folder):
     write(folder, *(row(i, image="missing.png") for i in range(3)))
-    with pytest.raises(ValueError, match="no caption row has a usable picture"):
+    with pytest.raises(ValueError, match="no usable caption row is left"):
         Folder(folder, "caption", max_skipped=1)[1]
     with pytest.raises(ValueError, match="no usable edit row"):
         Folder(folder, "edit")

@@ -1,0 +1,165 @@
+"""Rows nobody vouches for: what is bad is left out, counted by reason, limited, and replaced, always alike."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules import images, rows
+from datamodules.base import ExampleDataset
+from datamodules.rows import PICTURES, BadRow
+from unifluid.randomness import permuted_index
+from unifluid.sequence import TASKS, Example, Task
+
+log = logging.getLogger(__name__)
+
+REASONS = (*images.REASONS, *rows.REASONS, "corrupt shard")  # what a row can be found to suffer from when it is read
+SHOWN = 5  # bad rows named in the log
+
+
+class Skipping(ExampleDataset):
+    """A map from 0 … len - 1 to `Example`s, some of which may turn out to be bad.
+
+    A subclass reads its index in `__init__`: `reject` for each row that is bad already there, then `begin`, once the
+    others are known. `load` and `where` then read and name one of them. A row found bad when it is read is replaced by
+    the next good one. Both kinds are counted in `skipped` by reason; the first five of each are named in the log.
+
+    Raises ValueError, in one line, where more than `max_skipped` (a share) of the rows are bad or none is left, and, if
+    `strict` (evaluation), at the first bad row or repeated id.
+    """
+
+    def __init__(self, source: str, task: Task, max_skipped: float, strict: bool):
+        if task not in TASKS:
+            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
+        self.source, self.task = source, task
+        self.max_skipped, self.strict = max_skipped, strict
+        self._rejected: Counter[str] = Counter()
+        self._named: list[str] = []
+        self._unchecked = 0  # bad rows since the limit was looked at
+
+    @abstractmethod
+    def load(self, row: int, pictures: tuple[str, ...]) -> Example:
+        """Row `row`, with those of its pictures that `pictures` names. Raises BadRow."""
+
+    @abstractmethod
+    def where(self, row: int) -> str:
+        """File and place of row `row`, for messages."""
+
+    # -- the index ------------------------------------------------------------------------------------------------
+
+    def reject(self, where: str, error: BadRow, count: int = 1) -> None:
+        """`count` rows that are bad already in the index."""
+        message = f"{where}: {error}"
+        if self.strict:
+            raise ValueError(message) from error
+        self._rejected[error.reason] += count
+        if len(self._named) < SHOWN:
+            self._named.append(message)
+            log.warning("skipped %s", message)
+
+    def begin(self, rows: int) -> None:
+        """The index is read: there are `rows` rows."""
+        if not rows:
+            raise ValueError(f"{self.source}: no usable {self.task} row ({counted(self._rejected)})")
+        # 0, or 1 + the reason a row is bad; shared, so that what a loader worker finds is counted here and once.
+        self.found = torch.zeros(rows, dtype=torch.uint8).share_memory_()
+        self._shown = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self._limit()
+
+    def check_ids(self, hashes: np.ndarray) -> None:
+        """Warn of repeated ids; in an evaluation they would count a row twice, or score it as another."""
+        order = hashes.argsort(kind="stable")
+        repeated = order[1:][np.diff(hashes[order]) == 0]
+        if len(repeated):
+            row = int(repeated.min())
+            message = f"{self.where(row)}: the id is not unique ({len(repeated)} rows repeat an earlier one)"
+            if self.strict:
+                raise ValueError(message)
+            log.warning(message)
+
+    # -- examples -------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.source}: row {index} of {len(self)}")
+        for step in range(len(self)):
+            example = self.at((index + step) % len(self))
+            if example is not None:
+                return example
+        raise ValueError(f"{self.source}: no usable {self.task} row is left ({counted(self.skipped)})")
+
+    def at(self, index: int, pictures: tuple[str, ...] = PICTURES) -> Example | None:
+        if not self.found[index]:
+            try:
+                return self.load(index, pictures)
+            except BadRow as error:
+                self._skip(index, error)
+        return None
+
+    def texts(self) -> Iterator[str]:
+        """All text a model sees of these rows, in shuffled order, so that a part of it is a fair sample."""
+        for index in range(len(self)):
+            example = self.at(permuted_index(0, index, len(self)), pictures=())
+            if example is not None:
+                yield from filter(None, (example.condition, *example.answers, example.caption))
+
+    # -- what was left out ----------------------------------------------------------------------------------------
+
+    @property
+    def sources(self) -> tuple[Skipping, ...]:
+        return (self,)
+
+    @property
+    def total(self) -> int:
+        """Rows there would be if all were good."""
+        return len(self) + self._rejected.total()
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """How many rows have been found bad so far, by reason."""
+        return self.count(self.found)
+
+    def count(self, found: Tensor) -> Counter[str]:
+        """Rows left out by reason, given what was `found` of each (all ranks know more than one)."""
+        numbers = torch.bincount(found, minlength=len(REASONS) + 1)[1:].tolist()
+        return self._rejected + Counter(dict(zip(REASONS, numbers, strict=True)))
+
+    def named(self) -> list[str]:
+        """The first bad rows, with place and reason: five of the index, five of those read."""
+        bad = self.found.nonzero().flatten()[:SHOWN].tolist()
+        return [*self._named, *(f"{self.where(row)}: {REASONS[self.found[row] - 1]}" for row in bad)]
+
+    def _skip(self, row: int, error: BadRow) -> None:
+        where = f"{self.where(row)}: {error}"
+        if self.strict:
+            raise ValueError(where) from error
+        self.found[row] = 1 + REASONS.index(error.reason)
+        self._shown += 1
+        if self._shown <= SHOWN:
+            log.warning("skipped %s", where)
+        self._unchecked += 1
+        if self._unchecked >= self.max_skipped * len(self) / 100:  # counting takes a pass over all rows
+            self._unchecked = 0
+            self._limit(where)
+
+    def _limit(self, example: str | None = None) -> None:
+        skipped = self.skipped
+        if skipped.total() > self.max_skipped * self.total:
+            raise ValueError(
+                f"{self.source}: {skipped.total()} of {self.total} {self.task} rows are bad ({counted(skipped)}), more "
+                f"than max_skipped={self.max_skipped:g} allows; for example {example or self._named[0]}"
+            )
+
+
+def counted(skipped: Counter[str]) -> str:
+    """Counts in words, the most frequent first."""
+    return ", ".join(f"{reason}: {count}" for reason, count in skipped.most_common()) or "none"
