@@ -73,7 +73,7 @@ class Throughput(L.Callback):
             text_tokens=batch.text_ids.numel(),
             image_tokens=image_tokens,
             tokens=batch.text_ids.numel() + image_tokens,
-            images=len(batch.targets) + len(batch.images),
+            images=len(batch.target_rows) + len(batch.images),
             positions=batch.layout.segments.numel(),
         )
 

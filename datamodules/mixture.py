@@ -1,5 +1,10 @@
 """Streams mixed at fixed counts per optimizer step, exactly resumable.
 
+The counts are given, or shared out by weight; either way they are the same in every step. So visual tokens per step can
+be held equal between a unified and a single-task run: give the streams that draw the same `rows` in both, and share
+the rest of the unified run's `rows` among its text streams by weight. The streams that draw then see the very same
+examples, step by step.
+
 Global row g = step · R + r, with R rows a step. Which stream it belongs to and which example of that stream it is are
 functions of (seed, g). Ranks, accumulation and workers only slice the rows, so they change no result, and a resumed
 run starts at the trainer's step with nothing lost or repeated.
@@ -10,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import lightning as L
@@ -27,27 +33,59 @@ class Stream:
     Args:
         dataset: where they come from.
         rows: examples of it in every optimizer step, over all ranks and accumulated batches.
+        weight: instead, its share of the rows of a step that no other stream has fixed, relative to other weights.
     """
 
     dataset: ExampleDataset
-    rows: int
+    rows: int | None = None
+    weight: float | None = None
+
+
+def share_out(streams: dict[str, Stream], rows: int | None) -> dict[str, int]:
+    """Rows of each stream in every step, `rows` in all: fixed ones as given, the rest by weight.
+
+    Shares are rounded down, and what is left goes to the largest remainders (the first stream wins a tie). Raises
+    ValueError where a stream would have none.
+    """
+    for name, stream in streams.items():
+        given = stream.weight if stream.rows is None else stream.rows
+        if given is None or (stream.rows is not None and stream.weight is not None):
+            raise ValueError(f"data.streams.{name} needs either rows or weight")
+        if given <= 0:
+            raise ValueError(f"data.streams.{name}: rows or weight must be above 0, got {given}")
+    counts = {name: stream.rows for name, stream in streams.items() if stream.rows is not None}
+    weights = {name: stream.weight for name, stream in streams.items() if stream.weight is not None}
+    if rows is None and weights:
+        raise ValueError(
+            f"data.rows, the rows of a step, is needed to share them by the weight of {next(iter(weights))}"
+        )
+    rest = 0 if rows is None else rows - sum(counts.values())
+    if rest < 0 or (rest and not weights):
+        raise ValueError(f"data.rows is {rows}, but the streams' own rows make {sum(counts.values())}")
+    exact = {name: Fraction(weight) * rest / sum(map(Fraction, weights.values())) for name, weight in weights.items()}
+    shared = {name: int(share) for name, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: shared[name] - exact[name])
+    for name in by_remainder[: rest - sum(shared.values())]:
+        shared[name] += 1
+    if empty := [name for name, count in shared.items() if not count]:
+        raise ValueError(f"data.streams.{empty[0]}: its weight is not worth one of {rest} rows; raise it, or data.rows")
+    return {name: (counts | shared)[name] for name in streams}
 
 
 class MixedRows(Dataset):
-    """Global row -> (global row, example)."""
+    """Global row -> (global row, example). `counts`: rows of each stream in a step."""
 
-    def __init__(self, streams: dict[str, Stream], seed: int):
-        self.streams, self.seed = streams, seed
-        self.rows_per_step = sum(s.rows for s in streams.values())
+    def __init__(self, streams: dict[str, Stream], counts: dict[str, int], seed: int):
+        self.streams, self.counts, self.seed = streams, counts, seed
+        self.rows_per_step = sum(counts.values())
 
     def __getitem__(self, row: int) -> tuple[int, Example]:
         step, r = divmod(row, self.rows_per_step)
-        for name, stream in self.streams.items():
-            if r < stream.rows:
-                item = step * stream.rows + r
-                seed = randomness.derive(self.seed, "stream", name)
-                return row, stream.dataset[randomness.permuted_index(seed, item, len(stream.dataset))]
-            r -= stream.rows
+        for name, count in self.counts.items():
+            if r < count:
+                dataset, seed = self.streams[name].dataset, randomness.derive(self.seed, "stream", name)
+                return row, dataset[randomness.permuted_index(seed, step * count + r, len(dataset))]
+            r -= count
         raise IndexError(row)
 
 
@@ -93,7 +131,7 @@ class Mixture(L.LightningDataModule):
     """Data module of every run: training streams by name, and validation sets for the losses.
 
     Args:
-        streams: name → dataset and rows per optimizer step.
+        streams: name → dataset and rows per optimizer step, or weight.
         validation: name → dataset; losses are measured on fixed times, noise and orders.
         validation_examples: examples of each validation set.
         validation_batch: examples in a validation batch.
@@ -101,6 +139,7 @@ class Mixture(L.LightningDataModule):
         workers: loader processes.
         seed: of the order of examples.
         tokenizer_texts: at most this many texts train a tokenizer that needs training.
+        rows: rows of a step in all, where streams have weights.
     """
 
     def __init__(
@@ -113,10 +152,12 @@ class Mixture(L.LightningDataModule):
         workers: int = 0,
         seed: int = 0,
         tokenizer_texts: int = 100_000,
+        rows: int | None = None,
     ):
         super().__init__()
-        if not streams or any(s.rows < 1 for s in streams.values()):
-            raise ValueError("data.streams needs at least one stream, each with rows >= 1")
+        if not streams:
+            raise ValueError("data.streams needs at least one stream")
+        self.counts = share_out(streams, rows)
         self.streams, self.validation = streams, validation or {}
         self.validation_examples, self.validation_batch = validation_examples, validation_batch
         self.steps_per_epoch, self.workers, self.seed = steps_per_epoch, workers, seed
@@ -145,7 +186,9 @@ class Mixture(L.LightningDataModule):
             tokenizer.load_state(self.tokenizer_file.read_bytes())
 
     def train_dataloader(self) -> DataLoader:
-        trainer, rows = self.trainer, MixedRows(self.streams, self.seed)
+        trainer, rows = self.trainer, MixedRows(self.streams, self.counts, self.seed)
+        for stream in self.streams.values():
+            stream.dataset.check_tokenizer(trainer.lightning_module.image_tokenizer)
         sampler = StepSampler(
             rows.rows_per_step,
             self.steps_per_epoch,
@@ -154,13 +197,15 @@ class Mixture(L.LightningDataModule):
             trainer.world_size,
             lambda: trainer.global_step,
         )
-        text = sum(s.rows for s in self.streams.values() if s.dataset.task in TEXT_TASKS)
+        text = sum(n for name, n in self.counts.items() if self.streams[name].dataset.task in TEXT_TASKS)
         collate = trainer.lightning_module.collator(text, rows.rows_per_step - text, training=True)
         return self._loader(rows, sampler, collate)
 
     def val_dataloader(self) -> DataLoader | list:
         if not self.validation:
             return []
+        for dataset in self.validation.values():
+            dataset.check_tokenizer(self.trainer.lightning_module.image_tokenizer)
         rows = FixedRows(self.validation, self.validation_examples)
         mine = range(self.trainer.global_rank, len(rows), self.trainer.world_size)
         batches = [list(mine[i : i + self.validation_batch]) for i in range(0, len(mine), self.validation_batch)]

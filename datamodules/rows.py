@@ -35,7 +35,7 @@ def text_fields(row: dict[str, Any], task: Task, default_id: str) -> dict[str, A
     """The fields of `Example` in `row`, but for its pictures.
 
     `id` may be left out; a caption's `prompt` and `meta` (an object, kept for evaluation, never seen by the model) are
-    optional; other fields are ignored. Raises BadRow: bad text, "no FIELD" (missing or empty), "bad FIELD" (wrong type).
+    optional; other fields are ignored. Raises BadRow: bad text, "no FIELD" (missing, empty), "bad FIELD" (wrong type).
     """
     fields = {"id": _id(row, default_id), "task": task, "meta": typed(row, "meta", dict) or {}}
     for name in REQUIRED[task]:

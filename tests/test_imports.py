@@ -35,7 +35,7 @@ ROOMS = {
     "unifluid.module": ((*MATHS, *STORES, *TRAINING), ("torch", "lightning")),
     "unifluid.autoencoder": ((*MATHS, *STORES, *TRAINING), ("torch", "lightning")),
     "unifluid.evaluation": (MATHS, ANY),
-    "datamodules": (MATHS, ANY),
+    "datamodules": ((*MATHS, "unifluid.configs"), ANY),
     "callbacks": (("unifluid.decoding", "unifluid.evaluation", "unifluid.storage", "datamodules", *MATHS), ANY),
     "unifluid.pipeline": (EVERYTHING, ANY),
     "unifluid.cli": (EVERYTHING, ANY),
@@ -49,7 +49,8 @@ LIGHTNING_FREE = (
     "unifluid.decoding",
     "unifluid.evaluation",
 )
-HEAVY = {"transformers", "diffusers", "open_clip", "torch_fidelity", "gradio", "matplotlib"}  # inside functions only
+# inside functions only
+HEAVY = {"transformers", "diffusers", "datasets", "pyarrow", "open_clip", "torch_fidelity", "gradio", "matplotlib"}
 
 
 def module_name(file: Path) -> str:

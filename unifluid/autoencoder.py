@@ -54,6 +54,11 @@ class AutoencoderModule(Recorded, L.LightningModule):
         if self._trainer is not None and self.trainer.ckpt_path is None:
             self.tokenizer.load_pretrained()
 
+    @property
+    def image_tokenizer(self) -> TrainableImageTokenizer:
+        """For data that stores what an image tokenizer made of pictures: it will refuse to train one."""
+        return self.tokenizer
+
     def configure_optimizers(self) -> dict[str, Any]:
         return self.optimization.configure(self.named_parameters(), self.trainer.max_steps)
 

@@ -119,6 +119,11 @@ class UniFluid(Recorded, L.LightningModule):
             if self.init_from is not None:
                 start_from(self, self.init_from, self.init_weights)
 
+    @property
+    def image_tokenizer(self) -> ImageTokenizer:
+        """As trained with: for data that stores what it made of pictures."""
+        return self.model.image_tokenizer
+
     def configure_optimizers(self) -> dict[str, Any]:
         return self.optimization.configure(self.model.named_parameters(), self.trainer.max_steps)
 
@@ -157,6 +162,8 @@ class UniFluid(Recorded, L.LightningModule):
         tokenizer, n = self.model.image_tokenizer, self.model.image_tokenizer.num_tokens
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             moments = tokenizer.encode(batch.targets)
+            if batch.moments is not None:
+                moments = torch.cat([moments, batch.moments.to(moments.dtype)])
             tokens = tokenizer.tokens(moments, draw(randomness.normal, "latent", n, tokenizer.token_dim))
         u = draw(randomness.uniform, "time", self.copies, n)
         noise = draw(randomness.normal, "noise", self.copies, n, tokenizer.token_dim)

@@ -46,6 +46,7 @@ class Example:
     caption: str | None = None
     instruction: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)  # ground truth for evaluation; never seen by the model
+    moments: Tensor | None = None  # instead of `target`, what the image tokenizer makes of it (datamodules.moments)
 
     @property
     def images(self) -> tuple[Tensor, ...]:
@@ -115,7 +116,8 @@ class Segment:
     images: tuple[Tensor, ...]  # each (3, H, W) in [-1, 1], at the encoder's size
     prefix_ids: list[int]
     suffix_ids: list[int] = field(default_factory=list)
-    target: Tensor | None = None  # (3, H, W) in [-1, 1], at the image tokenizer's size
+    target: Tensor | None = None  # (3, H, W) in [-1, 1], at the image tokenizer's size; or its
+    moments: Tensor | None = None  # moments (...), stored beforehand
     order: Tensor | None = None  # (N,) permutation: the order in which image tokens are generated
 
 
@@ -128,7 +130,8 @@ class Batch:
     text_index: Tensor  # (n_text,) where text ids are embedded
     images: Tensor  # (n_images, 3, H, W) for the encoder
     image_index: Tensor  # (n_images, M) where their features go
-    targets: Tensor  # (n_targets, 3, H, W) for the image tokenizer
+    targets: Tensor  # (n_pictures, 3, H, W) for the image tokenizer: the first of the n_targets; of the others there
+    moments: Tensor | None  # are moments (n_targets - n_pictures, ...); None where every target is a picture
     target_index: Tensor  # (n_targets, N) BOI and the tokens but the last: position k predicts token order[k]
     orders: Tensor  # (n_targets, N)
     target_rows: list[int]  # (n_targets) global rows
@@ -216,7 +219,9 @@ class Formatter:
             return segment
         text, source = torch.rand(2, generator=randomness.generator(self.seed, "dropout", row)).tolist()
         segment = self.prompt(example, row, text >= self.prompt_dropout, source >= self.source_dropout)
-        segment.target = to_unit(example.target, self.target_size)
+        segment.moments = example.moments
+        if example.moments is None:
+            segment.target = to_unit(example.target, self.target_size)
         order_generator = randomness.generator(self.seed, "order", row)
         segment.order = make_order(self.order, self.num_target_tokens, order_generator)
         return segment
@@ -274,7 +279,7 @@ def pack_prompts(segments: list[Segment], formatter: Formatter) -> Batch:
     """Prefixes only, one a row, right-aligned so that every suffix starts at the same column. Suffixes are ignored."""
     lengths = [formatter.prefix_length(s) for s in segments]
     longest = max(lengths)
-    bare = [dataclasses.replace(s, suffix_ids=[], order=None, target=None) for s in segments]
+    bare = [dataclasses.replace(s, suffix_ids=[], order=None, target=None, moments=None) for s in segments]
     placed = [(s, r, longest - n, 1) for r, (s, n) in enumerate(zip(bare, lengths, strict=True))]
     return _assemble(placed, formatter, len(segments), longest, lengths=formatter.prefix_length)
 
@@ -314,7 +319,7 @@ def _assemble(
     text_ids: list[int] = []
     text_index: list[Tensor] = []
     image_index: list[Tensor] = []
-    target_index: list[Tensor] = []
+    drawn: list[tuple[Segment, Tensor]] = []
     label_index: list[Tensor] = []
     label_weight: list[float] = []
     labels: list[int] = []
@@ -331,7 +336,7 @@ def _assemble(
         text_ids += segment.prefix_ids
         text_index.append(flat[features:prefix])
         if segment.order is not None:
-            target_index.append(flat[prefix:])
+            drawn.append((segment, flat[prefix:]))
         elif segment.suffix_ids:
             text_ids += segment.suffix_ids[:-1]
             text_index.append(flat[prefix:])
@@ -340,7 +345,10 @@ def _assemble(
             label_weight += [1 / len(segment.suffix_ids)] * len(segment.suffix_ids)
             label_example += [len(text_tasks)] * len(segment.suffix_ids)
             text_tasks.append(segment.task)
-    drawn = [s for s, *_ in placed if s.order is not None]
+    drawn.sort(key=lambda pair: pair[0].moments is not None)  # stable: pictures first
+    targets = [s for s, _ in drawn]
+    pictures = [s.target for s in targets if s.moments is None]
+    moments = [s.moments for s in targets if s.moments is not None]
     images = [image for s, *_ in placed for image in s.images]
     no_index, size, target_size = torch.zeros(0, dtype=torch.long), formatter.image_size, formatter.target_size
     return Batch(
@@ -349,16 +357,17 @@ def _assemble(
         text_index=torch.cat([no_index, *text_index]),
         images=torch.stack(images) if images else torch.zeros(0, 3, size, size),
         image_index=torch.stack(image_index) if images else no_index.view(0, formatter.num_image_tokens),
-        targets=torch.stack([s.target for s in drawn]) if drawn else torch.zeros(0, 3, target_size, target_size),
-        target_index=torch.stack(target_index) if drawn else no_index.view(0, formatter.num_target_tokens),
-        orders=torch.stack([s.order for s in drawn]) if drawn else no_index.view(0, formatter.num_target_tokens),
-        target_rows=[s.row for s in drawn],
+        targets=torch.stack(pictures) if pictures else torch.zeros(0, 3, target_size, target_size),
+        moments=torch.stack(moments) if moments else None,
+        target_index=torch.stack([i for _, i in drawn]) if drawn else no_index.view(0, formatter.num_target_tokens),
+        orders=torch.stack([s.order for s in targets]) if drawn else no_index.view(0, formatter.num_target_tokens),
+        target_rows=[s.row for s in targets],
         label_index=torch.cat([no_index, *label_index]),
         labels=torch.tensor(labels, dtype=torch.long),
         label_weight=torch.tensor(label_weight),
         label_example=torch.tensor(label_example, dtype=torch.long),
         text_tasks=text_tasks,
-        target_tasks=[s.task for s in drawn],
+        target_tasks=[s.task for s in targets],
         text_rows_in_step=len(text_tasks),
         image_rows_in_step=len(drawn),
     )
