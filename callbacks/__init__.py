@@ -5,6 +5,7 @@ from callbacks.geneval import GenEval
 from callbacks.guards import NonFiniteGuard
 from callbacks.last import LastCheckpoint
 from callbacks.samples import SampleGrid
+from callbacks.skipped import SkippedRows
 from callbacks.throughput import Throughput, TrainSeconds
 from callbacks.understanding import CaptionAccuracy, QuestionAccuracy
 
@@ -16,6 +17,7 @@ __all__ = [
     "NonFiniteGuard",
     "QuestionAccuracy",
     "SampleGrid",
+    "SkippedRows",
     "Throughput",
     "TrainSeconds",
 ]

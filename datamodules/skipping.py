@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from datamodules import images, rows
 from datamodules.base import ExampleDataset
@@ -126,11 +125,7 @@ class Skipping(ExampleDataset):
     @property
     def skipped(self) -> Counter[str]:
         """How many rows have been found bad so far, by reason."""
-        return self.count(self.found)
-
-    def count(self, found: Tensor) -> Counter[str]:
-        """Rows left out by reason, given what was `found` of each (all ranks know more than one)."""
-        numbers = torch.bincount(found, minlength=len(REASONS) + 1)[1:].tolist()
+        numbers = torch.bincount(self.found, minlength=len(REASONS) + 1)[1:].tolist()
         return self._rejected + Counter(dict(zip(REASONS, numbers, strict=True)))
 
     def named(self) -> list[str]:

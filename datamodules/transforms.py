@@ -1,7 +1,7 @@
 """Data sets around data sets, which change pictures before they are resized.
 
-By default every picture is resized to a square, bilinearly, as PaliGemma does (`sequence.to_unit`). Wrap the data set of
-a stream in `CentreCrop` to keep the aspect ratio, as FID on COCO has it; in `Flips` to see pictures mirrored too.
+By default every picture is resized to a square, bilinearly, as PaliGemma does (`sequence.to_unit`). Wrap the data set
+of a stream in `CentreCrop` to keep the aspect ratio, as FID on COCO has it; in `Flips` to see pictures mirrored too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from datamodules.moments import CachedMoments
 from datamodules.rows import PICTURES
 from unifluid.sequence import Example
 
-SIDES = re.compile(r"\b(left|right|clockwise|counterclockwise)", re.IGNORECASE)
+SIDES = re.compile(r"\b(left|right)(most|wards?)?\b|clockwise", re.IGNORECASE)
 
 
 class PictureWrapper(Wrapper):

@@ -1,4 +1,4 @@
-"""data: make data sets in the kit's own schema."""
+"""data: make data sets, check them, and store them in forms that are faster to read."""
 
 from __future__ import annotations
 
@@ -7,18 +7,28 @@ from pathlib import Path
 
 from unifluid.cli.errors import Parser
 
-KINDS = {"emoji": "pictures, names, questions and edits from four emoji icon sets"}
+KINDS = {
+    "emoji": "make a data set of pictures, names, questions and edits from four emoji icon sets",
+    "check": "read a data set, or all of a run, and report what will be skipped and why",
+    "shard": "write a data set as WebDataset shards",
+    "cache": "store the image tokenizer's moments that a run names",
+}
 
 
 def run(command: str, args: list[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
-        print("usage: unifluid data KIND [options]\n\nkinds:")
+        print("usage: unifluid data COMMAND [options]\n\ncommands:")
         print("\n".join(f"  {kind:10} {text}" for kind, text in KINDS.items()))
         return
     kind, *rest = args
     if kind not in KINDS:
-        raise ValueError(f"no data set {kind!r}, there are: {', '.join(KINDS)}")
-    emoji(_emoji_options(rest))
+        raise ValueError(f"no command data {kind!r}, there are: {', '.join(KINDS)}")
+    if kind == "emoji":
+        emoji(_emoji_options(rest))
+    else:
+        from unifluid.cli import data_tools
+
+        {"check": data_tools.check, "shard": data_tools.shard, "cache": data_tools.cache}[kind](rest)
 
 
 def _emoji_options(args: list[str]) -> argparse.Namespace:

@@ -22,7 +22,7 @@ COMMANDS = {  # name: (module with `run(command, args)`, what it does)
     "answer": ("sample", "answer questions about pictures"),
     "edit": ("sample", "change pictures by instructions"),
     "export": ("export", "write a checkpoint as safetensors and config"),
-    "data": ("data", "make data sets: emoji"),
+    "data": ("data", "make, check, shard and cache data sets"),
 }
 
 

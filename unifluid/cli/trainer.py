@@ -125,6 +125,21 @@ class CLI(LightningCLI):
         return path
 
 
+class Settings(CLI):
+    """Parses and checks the settings of a run, and builds nothing."""
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def settings(args: list[str]) -> dict[str, Any]:
+    """What `fit` with `args` would do, all files and flags merged."""
+    return Settings("fit", prepare(args)).config["fit"].as_dict()
+
+
 def no_advertisement(record: logging.LogRecord) -> bool:
     return "litlogger" not in record.getMessage()
 
@@ -159,11 +174,16 @@ def trusted_modules(args: list[str]) -> tuple[list[str], list[str]]:
     return known.allow_module, rest
 
 
-def run(command: str, args: list[str]) -> None:
+def prepare(args: list[str]) -> list[str]:
+    """The arguments for jsonargparse, once class paths are held against the allowlist before anything is imported."""
     trusted, args = trusted_modules(args)
     check_arguments(args)
-    # Class paths are held against this list before anything is imported.
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*ALLOWED, *trusted])
+    return args
+
+
+def run(command: str, args: list[str]) -> None:
+    args = prepare(args)
     for message in EXPECTED:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(no_advertisement)
