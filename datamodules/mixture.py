@@ -50,7 +50,7 @@ def share_out(streams: dict[str, Stream], rows: int | None) -> dict[str, int]:
     for name, stream in streams.items():
         given = stream.weight if stream.rows is None else stream.rows
         if given is None or (stream.rows is not None and stream.weight is not None):
-            raise ValueError(f"data.streams.{name} needs either rows or weight")
+            raise ValueError(f"data.streams.{name} needs either rows or weight, and null for the other")
         if given <= 0:
             raise ValueError(f"data.streams.{name}: rows or weight must be above 0, got {given}")
     counts = {name: stream.rows for name, stream in streams.items() if stream.rows is not None}

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import tiny
 import yaml
+from datamodules_shards import shard
 from PIL import Image
 
 from unifluid.cli.main import main
@@ -40,6 +42,23 @@ def arguments(file: Path) -> list[str]:
     return ["fit", *(x for f in files for x in ("--config", str(f)))]
 
 
+def files(data: Path) -> dict[str, dict[str, str]]:
+    """Arguments of each class of data that name files -> those of the fixture."""
+    coco = {"annotations": f"{data}/dataset_coco.json", "images": str(data), "split": "train"}
+    tables = {"files": f"{data}/edits", "cache": str(data)}
+    vqa = {name: f"{data}/{name}.json" for name in ("questions", "annotations")}
+    return {
+        "Folder": {"path": str(data)},
+        "CocoCaptions": coco,
+        "CocoPictures": coco,
+        "VQA": {**vqa, "images": str(data), "file_name": "a.png"},
+        "WebDataset": {"shards": f"{data}/0.tar"},
+        "HQEdit": tables,
+        "UltraEdit": tables,
+        "CachedMoments": {"cache": "moments"},
+    }
+
+
 def shrink(value: Any, data: Path) -> Any:
     """The same parts and settings, on few and small examples, without files that other runs leave."""
     if isinstance(value, list):
@@ -50,8 +69,11 @@ def shrink(value: Any, data: Path) -> Any:
     for name in ("weights", "init_from"):
         if str(small.get(name)).endswith((".ckpt", ".safetensors")):
             small[name] = None
-    if small.get("class_path", "").endswith("Folder"):
-        small["init_args"]["path"] = str(data)
+    named = files(data).get(small.get("class_path", "").rpartition(".")[2])
+    if named is not None:
+        small["init_args"] |= named
+    if "streams" in small and small["rows"] is not None:
+        small["rows"] = 8  # of all streams
     return small
 
 
@@ -64,16 +86,38 @@ def folder(tmp_path_factory) -> Path:
     rows = [{"task": task, "answers": ["a cat"], "instruction": "make it red", **fields} for task in TASKS]
     for split in ("train", "val", "test"):
         (path / f"{split}.jsonl").write_text("\n".join(json.dumps(row) for row in rows * 3))
+    distributed(path)
     return path
+
+
+def distributed(path: Path) -> None:
+    """The same picture in the forms that public data sets come in."""
+    picture = (path / "a.png").read_bytes()
+    shard(path / "0.tar", *(m for i in range(4) for m in ((f"{i}.png", picture), (f"{i}.txt", "a cat"))))
+    sentences = [{"raw": "a cat"}, {"raw": "one cat"}]
+    image = {"filepath": ".", "filename": "a.png", "split": "train", "sentences": sentences}
+    (path / "dataset_coco.json").write_text(json.dumps({"images": [{**image, "cocoid": i} for i in range(4)]}))
+    questions = [{"image_id": 1, "question": "what is it?", "question_id": i} for i in range(4)]
+    answers = [{"question_id": i, "answers": [{"answer": "a cat"}] * 10} for i in range(4)]
+    (path / "questions.json").write_text(json.dumps({"data_subtype": "train2014", "questions": questions}))
+    (path / "annotations.json").write_text(json.dumps({"annotations": answers}))
+    names = ("input_image", "output_image", "source_image", "edited_image")
+    table = {name: [{"bytes": picture, "path": None}] * 4 for name in names}
+    texts = {name: ["make it red"] * 4 for name in ("edit", "edit_prompt")}
+    datasets.Dataset.from_dict(table | texts).save_to_disk(path / "edits")
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda f: str(f.relative_to(ROOT / "experiments")))
 def test_every_experiment_trains_a_step(file, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main([*arguments(file), "--print_config"]) == 0
+    cached = "CachedMoments" in file.read_text()
+    pixels = ["--config", str(ROOT / "experiments" / "image_tokenizer" / "pixels.yaml")] * cached  # no random weights
+    assert main([*arguments(file), *pixels, "--print_config"]) == 0
     config = shrink(yaml.safe_load(capsys.readouterr().out), folder)
     config["trainer"] |= {**ONE_STEP, "default_root_dir": "run"}
     Path("small.yaml").write_text(yaml.safe_dump(config))
+    if cached:
+        assert main(["data", "cache", "--config", "small.yaml"]) == 0
     assert main(["fit", "--config", "small.yaml"]) == 0
     assert Path("run", "last.ckpt").exists()
 

@@ -194,6 +194,16 @@ def test_the_index_is_read_again_and_made_anew_when_the_shard_changes(tmp_path, 
     assert len(dataset(tmp_path)) == 4 and len(scans) == 5
 
 
+def test_several_processes_make_the_same_index(tmp_path):
+    for number in range(5):
+        shard(tmp_path / f"{number}.tar", *captions(number, number + 10))
+    options = {"shards": f"{tmp_path}/{{0..5}}.tar", "max_skipped": 0.5, "max_bad_shards": 0.5}
+    several = dataset(tmp_path, index=str(tmp_path / "x"), index_workers=2, **options)
+    alone = dataset(tmp_path, **options)
+    assert [e.id for e in several] == [e.id for e in alone] and several.skipped == alone.skipped
+    assert several.skipped == Counter({"corrupt shard": 1})  # the sixth is missing
+
+
 def test_an_index_holds_no_pickle(tmp_path):
     shard(tmp_path / "a.tar", *captions(0))
     dataset(tmp_path)
