@@ -11,6 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from datamodules import Folder, Stream, WebDataset
+
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
@@ -54,3 +56,22 @@ def shard(path: Path, *members: tuple) -> Path:
 def captions(*numbers: int, colour: str = "red") -> list[tuple[str, bytes | str]]:
     """Members of good samples with a picture and a text."""
     return [m for i in numbers for m in ((f"{i:05d}.png", picture(colour)), (f"{i:05d}.txt", f"caption {i}"))]
+
+
+def bad_streams(path: Path) -> dict[str, Stream]:
+    """Ten samples in a shard and ten lines of JSON, with bad ones among them."""
+    members = captions(*range(10))
+    members[4] = (members[4][0], b"<html>")
+    members[7] = (members[7][0], " ")
+    members.insert(16, ("00007.pkl", b"x"))
+    members[17:19] = [(members[17][0], half_a_gigapixel()), members[18]]
+    shard(path / "0.tar", *members)
+    (path / "a.png").write_bytes(picture())
+    rows = [{"id": i, "task": "generate", "target": "a.png", "prompt": f"{i}"} for i in range(10)]
+    rows[3]["target"] = "missing.png"
+    (path / "train.jsonl").write_text("\n".join(["{", *map(json.dumps, rows)]))
+    shards = WebDataset(f"{path}/0.tar", "caption", fields={"image": "png", "caption": "txt"}, max_skipped=0.5)
+    return {
+        "shards": Stream(shards, 4),
+        "folder": Stream(Folder(path, "generate", max_skipped=0.5), 4),
+    }

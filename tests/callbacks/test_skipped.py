@@ -7,33 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from datamodules_shards import captions, half_a_gigapixel, picture, shard
+from datamodules_shards import bad_streams
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy import make_module, make_trainer
 
 from callbacks import SkippedRows
-from datamodules import Folder, Mixture, Stream, WebDataset
-
-
-def streams(path):
-    """Ten samples in a shard and ten lines of JSON, with bad ones among them."""
-    members = captions(*range(10))
-    members[4] = (members[4][0], b"<html>")
-    members[7] = (members[7][0], " ")
-    members.insert(16, ("00007.pkl", b"x"))
-    members[17:19] = [(members[17][0], half_a_gigapixel()), members[18]]
-    shard(path / "0.tar", *members)
-    (path / "a.png").write_bytes(picture())
-    rows = [{"id": i, "task": "generate", "target": "a.png", "prompt": f"{i}"} for i in range(10)]
-    rows[3]["target"] = "missing.png"
-    (path / "train.jsonl").write_text("\n".join(["{", *map(json.dumps, rows)]))
-    shards = WebDataset(f"{path}/0.tar", "caption", fields={"image": "png", "caption": "txt"}, max_skipped=0.5)
-    return {
-        "shards": Stream(shards, 4),
-        "folder": Stream(Folder(path, "generate", max_skipped=0.5), 4),
-    }
-
+from datamodules import Mixture
 
 WANTED = {
     "data/skipped/shards": 4,
@@ -49,7 +29,7 @@ WANTED = {
 
 def test_counts_at_the_end_of_an_epoch_in_the_log_and_in_tensorboard(tmp_path, caplog):
     logger = TensorBoardLogger(tmp_path, name="", version="")
-    data = Mixture(streams(tmp_path), steps_per_epoch=5)
+    data = Mixture(bad_streams(tmp_path), steps_per_epoch=5)
     with caplog.at_level(logging.INFO):
         make_trainer(tmp_path, SkippedRows(), steps=10, logger=logger).fit(make_module(), data)
     events = EventAccumulator(str(next(tmp_path.glob("events.*"))))
@@ -74,11 +54,11 @@ import json, sys
 from pathlib import Path
 from toy import make_module, make_trainer
 from callbacks import SkippedRows
-from callbacks.test_skipped import streams
+from datamodules_shards import bad_streams
 from datamodules import Mixture
 
 world, out = int(sys.argv[1]), Path(sys.argv[2])
-data = Mixture(streams(out / sys.argv[3]), steps_per_epoch=10)
+data = Mixture(bad_streams(out / sys.argv[3]), steps_per_epoch=10)
 trainer = make_trainer(out, SkippedRows(), steps=10, devices=world, use_distributed_sampler=False,
                        strategy="ddp_find_unused_parameters_true" if world > 1 else "auto")
 trainer.fit(make_module(), data)
