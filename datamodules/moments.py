@@ -7,6 +7,7 @@ their ids. What is stored is what is there before any sampling, so that training
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -16,6 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from datamodules.base import ExampleDataset, Wrapper
 from datamodules.rows import PICTURES
@@ -50,7 +53,6 @@ class CachedMoments(Wrapper):
             raise ValueError(f"{cache}: {len(missing)} of {len(parts)} parts are missing; unifluid data cache goes on")
         ids = [_key(i) for p in parts for i in json.loads(_ids(self.cache, p).read_text(encoding="utf-8"))]
         self._keys = np.array(ids, dtype=np.int64)
-        self._arrays: dict[int, np.ndarray] = {}
 
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
@@ -74,14 +76,11 @@ class CachedMoments(Wrapper):
             )
         super().check_tokenizer(tokenizer)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_arrays": {}}  # workers map the files themselves
-
-    def _read(self, index: int) -> torch.Tensor:
+    def _read(self, index: int) -> Tensor:
         part, row = divmod(index, PART)
-        if part not in self._arrays:
-            self._arrays[part] = np.load(_moments(self.cache, part), mmap_mode="r", allow_pickle=False)
-        return torch.from_numpy(self._arrays[part][row].astype(np.float32))
+        # Mapped anew each time: thousands of parts would be as many open files.
+        stored = np.load(_moments(self.cache, part), mmap_mode="r", allow_pickle=False)
+        return torch.from_numpy(stored[row].astype(np.float32))
 
 
 def write_moments(
@@ -90,9 +89,13 @@ def write_moments(
     cache: str | Path,
     precision: Precision = "float32",
     batch_size: int = 32,
+    workers: int = 0,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> None:
-    """Store the moments of all pictures that `dataset` is to draw. Goes on where it was stopped; parts are whole."""
+    """Store the moments of all pictures that `dataset` is to draw. Goes on where it was stopped; parts are whole.
+
+    `workers`: processes that read pictures ahead of the image tokenizer.
+    """
     cache, device = Path(cache), next((p.device for p in tokenizer.parameters()), torch.device("cpu"))
     about = {
         "tokenizer": fingerprint(tokenizer),
@@ -104,23 +107,27 @@ def write_moments(
     if (cache / ABOUT).exists() and read_about(cache) != about:
         raise ValueError(f"{cache} holds a cache of other data or another image tokenizer: give an empty folder")
     write_whole(cache / ABOUT, json.dumps(about, indent=2).encode())
-    for start in range(0, len(dataset), PART):
-        rows = range(start, min(start + PART, len(dataset)))
-        progress(start, len(dataset))
-        if _moments(cache, start // PART).exists():
-            continue
+    starts = [s for s in range(0, len(dataset), PART) if not _moments(cache, s // PART).exists()]
+    parts = [range(start, min(start + PART, len(dataset))) for start in starts]
+    batches = [list(part[i : i + batch_size]) for part in parts for i in range(0, len(part), batch_size)]
+    collate = functools.partial(_ids_and_pictures, size=tokenizer.image_size)
+    loader = iter(DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers))
+    for part in parts:
         ids, made = [], []
-        for first in rows[::batch_size]:
-            examples = [dataset[i] for i in range(first, min(first + batch_size, rows.stop))]
-            ids += [example.id for example in examples]
-            images = torch.stack([to_unit(example.target, tokenizer.image_size) for example in examples])
+        while len(ids) < len(part):
+            more, images = next(loader)
             with torch.no_grad():
                 made.append(tokenizer.encode(images.to(device)).cpu().numpy().astype(precision))
-            progress(first + len(examples), len(dataset))
+            ids += more
+            progress(part.start + len(ids), len(dataset))
         buffer = io.BytesIO()
         np.save(buffer, np.concatenate(made), allow_pickle=False)
-        write_whole(_ids(cache, start // PART), json.dumps(ids).encode())
-        write_whole(_moments(cache, start // PART), buffer.getvalue())  # comes last: a part that has it is complete
+        write_whole(_ids(cache, part.start // PART), json.dumps(ids).encode())
+        write_whole(_moments(cache, part.start // PART), buffer.getvalue())  # comes last: then the part is complete
+
+
+def _ids_and_pictures(examples: list[Example], size: int) -> tuple[list[str], Tensor]:
+    return [e.id for e in examples], torch.stack([to_unit(e.target, size) for e in examples])
 
 
 def fingerprint(tokenizer: ImageTokenizer) -> str:

@@ -104,6 +104,8 @@ class WebDataset(Skipping):
         self._keys, self._owners = np.concatenate(keys), np.concatenate(owners)
         self._spans = {member: np.concatenate(found) for member, found in spans.items()}
         self.begin(len(self._keys))
+        if self.strict:  # in training, shards that all count from 0 are no mistake
+            self.check_ids(np.array([hash(key) for key in self._keys.tolist()], dtype=np.int64))
 
     def _members(self) -> list[str]:
         """The members that are read, each once: extension, or alternatives."""

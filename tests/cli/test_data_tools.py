@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 import tiny
 import torch
@@ -13,6 +14,7 @@ from cli.runs import TINY, error_line
 from datamodules_shards import captions, half_a_gigapixel, picture, shard
 
 from datamodules import CachedMoments, Flips, Folder, WebDataset
+from datamodules.images import to_tensor
 from datamodules.shapes import Shapes
 from datamodules.sharding import write_shards
 from unifluid.cli.main import main
@@ -124,6 +126,18 @@ def test_shards_give_back_what_went_in(tmp_path, task):
         one, other = data[i], shards[i]
         one.meta = json.loads(json.dumps(one.meta))  # tuples become lists
         same(one, other)
+
+
+def test_another_reader_of_the_format_reads_the_shards(tmp_path):
+    write_shards(Shapes("edit", length=7), tmp_path / "out", per_shard=4)
+    files = [str(tmp_path / "out" / f"0000{i}.tar") for i in range(2)]
+    table = datasets.load_dataset("webdataset", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert [row["__key__"] for row in table] == [f"{i:08d}" for i in range(7)]
+    for i, row in enumerate(table):
+        example = Shapes("edit")[i]
+        assert (row["json"]["id"], row["json"]["instruction"]) == (example.id, example.instruction)
+        for name in ("image", "target"):
+            assert torch.equal(to_tensor(row[f"{name}.png"]), getattr(example, name))
 
 
 def test_bad_rows_are_not_written(folder, capsys):

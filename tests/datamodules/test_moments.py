@@ -50,7 +50,9 @@ def folder_of(path, task="generate"):
 @pytest.mark.parametrize("task", ["generate", "edit"])
 def test_examples_are_those_of_the_data_set_with_their_moments(folder, tmp_path, wrap, task):
     tokenizer = small_kl()
-    write_moments(wrap(folder_of(folder, task)), tokenizer, tmp_path / "cache", batch_size=3)
+    write_moments(
+        wrap(folder_of(folder, task)), tokenizer, tmp_path / "cache", batch_size=3, workers=int(wrap is Flips)
+    )
     plain, cached = wrap(folder_of(folder, task)), CachedMoments(wrap(folder_of(folder, task)), str(tmp_path / "cache"))
     assert len(cached) == len(plain)
     for i in [*range(len(plain)), 3, 19, 5]:

@@ -248,6 +248,14 @@ def test_workers_share_what_they_find(tmp_path, workers):
     assert data.skipped == Counter({"not an image": 1})
 
 
+def test_an_evaluation_refuses_repeated_ids(tmp_path):
+    for number in range(2):
+        shard(tmp_path / f"{number}.tar", *captions(0, 1 + number))
+    assert len(dataset(tmp_path)) == 4
+    with pytest.raises(ValueError, match=r"1\.tar \(id 00000\): the id is not unique"):
+        dataset(tmp_path, strict=True)
+
+
 def test_copies_give_the_same(tmp_path):
     shard(tmp_path / "a.tar", *captions(0, 1))
     data = dataset(tmp_path)

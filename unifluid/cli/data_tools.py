@@ -127,6 +127,7 @@ def cache(args: list[str]) -> None:
     parser.add_argument("--precision", choices=("float32", "float16"), default="float32", help="of the stored numbers")
     parser.add_argument("--batch-size", type=int, default=32, help="pictures encoded at once")
     parser.add_argument("--device", help="default: the GPU where there is one")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read pictures")
     options, rest = parser.parse_known_args(args)
     config = settings(rest)
     wanted = {n: c["init_args"] for n, c in _streams(config).items() if c["class_path"] in CACHED}
@@ -136,7 +137,8 @@ def cache(args: list[str]) -> None:
     for name, arguments in wanted.items():
         dataset = _build(ExampleDataset, arguments["dataset"])
         with _bar(name) as progress:
-            write_moments(dataset, tokenizer, arguments["cache"], options.precision, options.batch_size, progress)
+            how = options.precision, options.batch_size, options.workers
+            write_moments(dataset, tokenizer, arguments["cache"], *how, progress)
         print(f"{name}: the moments of {len(dataset):,} pictures are in {arguments['cache']}")
 
 
