@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -129,7 +130,11 @@ def test_shards_give_back_what_went_in(tmp_path, task):
 
 
 def test_another_reader_of_the_format_reads_the_shards(tmp_path):
-    write_shards(Shapes("edit", length=7), tmp_path / "out", per_shard=4)
+    class Plain(Shapes):  # without ground truth, whose mixed lists a table cannot hold
+        def __getitem__(self, index):
+            return dataclasses.replace(super().__getitem__(index), meta={})
+
+    write_shards(Plain("edit", length=7), tmp_path / "out", per_shard=4)
     files = [str(tmp_path / "out" / f"0000{i}.tar") for i in range(2)]
     table = datasets.load_dataset("webdataset", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     assert [row["__key__"] for row in table] == [f"{i:08d}" for i in range(7)]
