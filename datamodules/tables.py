@@ -67,7 +67,7 @@ class Table(Skipping):
 
 
 class HQEdit(Table):
-    """HQ-Edit (arXiv 2404.09990): its instructions, from input to output picture."""
+    """HQ-Edit (arXiv 2404.09990), from input to output picture; `Table` with inverse_edit goes the other way."""
 
     def __init__(self, files: str, cache: str | None = None, max_skipped: float = 0.01, strict: bool = False):
         columns = {"image": "input_image", "target": "output_image", "instruction": "edit"}

@@ -125,11 +125,13 @@ def _members(path: Path) -> Iterator[tuple[str, tarfile.TarInfo]]:
     with tarfile.open(path, "r:") as tar:  # compressed archives have no offsets
         while (member := tar.next()) is not None:
             tar.members.clear()  # they would fill the memory
-            end = member.offset_data + (member.size if member.isreg() else 0)
-            if end > size:
+            if member.size < 0:  # the next header would be an earlier one, for ever
+                raise tarfile.ReadError(f"{member.name} has a size of {member.size}")
+            if member.isreg() and member.offset_data + member.size > size:
                 raise tarfile.ReadError(f"ends within {member.name}")
             if not member.isdir():
-                yield member.name.removeprefix("./"), member
+                name = member.name.encode(errors="replace").decode()  # names that are no UTF-8 come as surrogates
+                yield name.removeprefix("./"), member
         # tarfile takes a broken header for the end of the archive, and so a missing end, and a hole full of zeros.
         tar.fileobj.seek(tar.offset)
         if tar.fileobj.read(BLOCK) != bytes(BLOCK):

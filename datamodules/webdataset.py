@@ -156,10 +156,10 @@ class WebDataset(Skipping):
     def _text(self, row: int, name: str, place: str, read: dict[str, Any]) -> Any:
         """A text member, or one key of a JSON member; those `read` already are not read again."""
         member, colon, key = place.partition(":")
-        if member not in read:
+        if member + colon not in read:
             data = self._bytes(row, member)
-            read[member] = (decode if colon else _utf8)(data) if data is not None else None
-        value = read[member]
+            read[member + colon] = (decode if colon else _utf8)(data) if data is not None else None
+        value = read[member + colon]
         if colon and value is not None:
             value = value.get(key)
         return [value] if name == "answers" and isinstance(value, str) else value
@@ -171,12 +171,12 @@ def _member(place: str) -> str:
 
 def _fields(given: dict[str, str | list[str]] | None, task: Task) -> dict[str, list[str]]:
     """Where to find the fields of the task, each as a list."""
-    if given is None:
-        given = {name: place for name, place in OWN.items() if name in (*REQUIRED[task], "prompt", "id", "meta")}
+    given = OWN if given is None else given
     if unknown := sorted(given.keys() - set(FIELDS)):
         raise ValueError(f"fields names {unknown[0]!r}, which is none of {', '.join(FIELDS)}")
     if missing := [name for name in REQUIRED[task] if name not in given]:
         raise ValueError(f"fields must say where the samples have {missing[0]!r}, which task {task} needs")
+    given = {name: place for name, place in given.items() if name in (*REQUIRED[task], "prompt", "id", "meta")}
     found = {name: [place] if isinstance(place, str) else list(place) for name, place in given.items()}
     for name, places in found.items():
         if not places or (len(places) > 1 and name != "image"):

@@ -204,6 +204,8 @@ def test_cache_makes_what_the_run_names_and_the_run_uses_it(folder, tmp_path, ca
     path = run_config(tmp_path, {"drawing": {"rows": 4, "dataset": cached}})
     fit = ["fit", "--config", str(path), "--allow-module", "tiny", "--trainer.max_steps=2"]
     assert "holds no cache of moments: unifluid data cache makes one" in error_line(capsys, *fit)
+    assert main(["data", "check", *fit[1:]]) == 0  # comes before the cache
+    assert "streams.drawing: 37 of 41 generate rows are good" in capsys.readouterr().out
     assert main(["data", "cache", *fit[1:], "--batch-size", "7"]) == 0
     assert "streams.drawing: the moments of 78 pictures" in capsys.readouterr().out
     data = CachedMoments(Flips(Folder(folder, "generate", max_skipped=0.2)), str(tmp_path / "cache"))

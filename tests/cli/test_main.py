@@ -44,7 +44,7 @@ def test_every_command_has_help(command, capsys):
 
 def test_unknown_commands_are_named(capsys):
     assert "no command 'fitt'" in error_line(capsys, "fitt")
-    assert "no data set 'emojis'" in error_line(capsys, "data", "emojis")
+    assert "no command data 'emojis'" in error_line(capsys, "data", "emojis")
 
 
 def raising(error):

@@ -4,13 +4,14 @@ import io
 import logging
 import os
 import pickle
+import random
 import tarfile
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from datamodules_shards import captions, colour, half_a_gigapixel, picture, shard
+from datamodules_shards import add, captions, colour, half_a_gigapixel, picture, shard
 from torch.utils.data import DataLoader
 
 from datamodules import tar
@@ -51,6 +52,7 @@ def test_every_task_and_place_of_a_field(tmp_path):
     assert make("answer", image="in.png", question="txt", answers="meta.json:answer").answers == ("blue",)
     example = make("generate", target="webp;out.jpg", prompt="txt")
     assert (example.prompt, example.image) == ("a green picture", None)
+    assert make("generate", target="out.jpg", image="none", prompt="txt").image is None  # of no use to the task
     assert example.target[:, 0, 0].tolist()[1] > 200
     example = make("edit", image="in.png", target="out.jpg", instruction="meta.json:do")
     assert (example.instruction, colour(example.image)) == ("make it green", "red")
@@ -98,6 +100,16 @@ def test_names_that_leave_the_shard_are_refused(tmp_path, key):
     assert [example.id for example in data] == ["00000", "00002"]
     assert data.skipped == Counter({"refused member": 1})
     assert [p.name for p in tmp_path.iterdir() if p.suffix != ".npz"] == ["a.tar"]  # nothing was extracted
+
+
+def test_names_in_other_encodings(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as archive:
+        for name, content in (*captions(0), ("café.png", picture("blue")), ("café.txt", "coffee"), *captions(2)):
+            add(archive, name, content)
+    for _ in range(2):  # the second time from its index
+        data = dataset(tmp_path)
+        assert [(e.id, e.caption) for e in data] == [("00000", "caption 0"), ("caf?", "coffee"), ("00002", "caption 2")]
+        assert colour(data[1].image) == "blue"
 
 
 def test_counts_are_those_injected(tmp_path, caplog):
@@ -160,6 +172,37 @@ def test_of_a_damaged_shard_what_comes_before_is_used(tmp_path, how):
     broken(tmp_path / "08.tar", how)
     with pytest.raises(ValueError, match=r"2 of 30 shards are bad, more than max_bad_shards=0.05 allows; .*07\.tar"):
         dataset(tmp_path)
+
+
+def test_a_negative_size_is_no_endless_loop(tmp_path):
+    path = shard(tmp_path / "a.tar", *captions(0, 1))
+    data = bytearray(path.read_bytes())
+    start = data.index(b"00001.png")
+    data[start + 124 : start + 136] = (256**12 - 1024).to_bytes(12, "big")  # a base-256 number, as large files have it
+    data[start + 148 : start + 156] = b" " * 8
+    data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
+    path.write_bytes(data)
+    found = scan(path)
+    assert found.keys.tolist() == [] and "has a size of -1024" in found.damage
+
+
+def test_any_damage_is_survived(tmp_path):
+    """Bytes changed anywhere: a scan ends, and whatever it finds can be read or is a bad row."""
+    path = shard(tmp_path / "a.tar", *captions(*range(8)))
+    whole, draw = path.read_bytes(), random.Random(0)
+    for _ in range(150):
+        data = bytearray(whole)
+        for _ in range(draw.randint(1, 4)):
+            start = draw.choice(
+                [draw.randrange(len(data)), 512 * draw.randrange(len(data) // 512) + draw.randrange(300)]
+            )
+            data[start : start + draw.randint(1, 20)] = draw.randbytes(draw.randint(1, 20))
+        path.write_bytes(data[: draw.choice([len(data), draw.randrange(len(data))])])
+        try:
+            made = WebDataset(str(path), "caption", fields=CAPTIONS, max_skipped=1, max_bad_shards=1)
+            assert all(made.at(i) is None or made.at(i).caption for i in range(len(made)))
+        except ValueError as error:
+            assert "no usable caption row" in str(error)
 
 
 def test_shards_that_are_no_tar_or_missing_are_bad(tmp_path):

@@ -159,10 +159,12 @@ def _image_tokenizer(model: Config, device: str | None) -> ImageTokenizer:
 
 
 def _datasets(args: list[str]) -> dict[str, Config]:
-    """Data sets by name: that of --dataset, or all of a run."""
-    if not any(argument.split("=")[0] == "--dataset" for argument in args):
-        return _streams(settings(args))
-    return {"dataset": _plain(_parser(ExampleDataset).parse_args(prepare(args)))}
+    """Data sets by name: that of --dataset, or all of a run; those with stored moments as they are without."""
+    if any(argument.split("=")[0] == "--dataset" for argument in args):
+        found = {"dataset": _plain(_parser(ExampleDataset).parse_args(prepare(args)))}
+    else:
+        found = _streams(settings(args))
+    return {n: c["init_args"]["dataset"] if c["class_path"] in CACHED else c for n, c in found.items()}
 
 
 def _streams(config: Config) -> dict[str, Config]:
