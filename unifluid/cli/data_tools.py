@@ -39,13 +39,15 @@ def check(args: list[str]) -> None:
     for name, config in _datasets(rest).items():
         lifted, limit = _lift(config)
         try:
-            dataset = _build(ExampleDataset, lifted)
+            with _quiet():
+                dataset = _build(ExampleDataset, lifted)
+                for source in dataset.sources:
+                    _walk(source, name, options.workers)
         except ValueError as error:
             print(f"{name}: {error}")
             above.append(name)
             continue
         for source in dataset.sources:
-            _walk(source, name, options.workers)
             print(report(name, source))
             if source.skipped.total() > limit * source.total:
                 above.append(f"{name} ({source.skipped.total() / source.total:.2%} bad, {limit:.2%} allowed)")
@@ -77,12 +79,18 @@ class Rows(Dataset):
 
 
 def _walk(source: Skipping, name: str, workers: int) -> None:
+    with _bar(name) as progress:
+        for batch in DataLoader(Rows(source), BATCH, num_workers=workers, collate_fn=list):
+            progress(batch[-1] + 1, len(source))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The report names what the log would."""
     logger = logging.getLogger("datamodules.skipping")
-    logger.disabled = True  # the report names them
+    logger.disabled = True
     try:
-        with _bar(name) as progress:
-            for batch in DataLoader(Rows(source), BATCH, num_workers=workers, collate_fn=list):
-                progress(batch[-1] + 1, len(source))
+        yield
     finally:
         logger.disabled = False
 
