@@ -108,7 +108,7 @@ def library_attention(
     value: Tensor,
     attention_mask: None,
     *,
-    pattern: Pattern,
+    pattern: Pattern | None = None,
     scaling: float,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -120,8 +120,9 @@ def library_attention(
     They pass `pattern` through, and scale, window and soft-cap of their own. No mask of theirs is made, since none is
     registered under this function's name.
     """
-    if s_aux is not None:
-        raise ValueError(f"{type(module).__name__} has attention sinks, which are not supported")
+    if pattern is None or s_aux is not None:
+        what = "passes nothing on to its attention" if pattern is None else "has attention sinks"
+        raise ValueError(f"{type(module).__name__} of the transformers library {what}, which is not supported")
     # Under autocast the rotary angles are fp32, and so is what they have turned.
     query, key = query.to(value.dtype), key.to(value.dtype)
     if pattern.flexible:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def read_config(pretrained: str | None, config: dict[str, Any] | str | None, voc
     try:
         return CONFIG_MAPPING[kind](**config).get_text_config(decoder=True)
     except Exception as error:  # the library validates with exceptions of its own
-        raise ValueError(f"backbone config of model_type {kind}: {_last_line(error)}") from error
+        raise ValueError(f"backbone config of model_type {kind}: {_first_line(error)}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -62,40 +63,43 @@ def plain_config(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def build(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """A causal language model with initial weights that calls our attention. Raises ValueError where it would not
-    compute what the library computes."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AttentionInterface, AutoModelForCausalLM
+    """A causal language model with initial weights that calls our attention.
+
+    Raises ValueError where the kit would not compute what the library computes.
+    """
+    from transformers import AttentionInterface, AutoModelForCausalLM
 
     from unifluid.backbones.attention import library_attention
 
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ValueError(f"model_type {config.model_type} is no causal language model of the transformers library")
+    for problem in _problems(config):
+        raise ValueError(f"backbone of model_type {config.model_type} is not supported: {problem}")
     AttentionInterface.register(ATTENTION, library_attention)
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    if not model_class._supports_attention_backend or model_class._is_stateful:
-        raise ValueError(f"model_type {config.model_type} does not let its attention be replaced: prefix-LM needs that")
     model = AutoModelForCausalLM.from_config(
         config, attn_implementation=ATTENTION, dtype=dtype, trust_remote_code=False
     )
-    _check(config, model)
+    output = model.get_output_embeddings()
+    if type(output) is not torch.nn.Linear or output.bias is not None:
+        raise ValueError(f"backbone of model_type {config.model_type} is not supported: its output is not one matrix")
     return model
 
 
-def _check(config: PreTrainedConfig, model: PreTrainedModel) -> None:
-    """Refuse what the text head or the one attention rule would silently leave out."""
-    layers = set(getattr(config, "layer_types", None) or ()) - LAYERS
-    scales = [n for n in ("logit_scale", "logits_scaling") if getattr(config, n, None) not in (None, 1.0)]
-    output = model.get_output_embeddings()
-    problems = {
-        f"it has layers of kind {', '.join(sorted(layers))}": layers,
-        f"its logits are scaled by {', '.join(scales)}": scales,
-        "its output layer is not one matrix": type(output) is not torch.nn.Linear or output.bias is not None,
-        "attention_dropout must be 0 in its config": getattr(config, "attention_dropout", None),
-        "its config asks for quantized weights": getattr(config, "quantization_config", None),
-    }
-    for problem, found in problems.items():
-        if found:
-            raise ValueError(f"model_type {config.model_type} is not supported: {problem}")
+def _problems(config: PreTrainedConfig) -> Iterator[str]:
+    """What the one attention rule or the text head would silently leave out."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        yield "it is no causal language model of the transformers library"
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if not model_class._supports_attention_backend or model_class._is_stateful:
+        yield "its attention cannot be replaced, as prefix-LM needs"
+    if layers := sorted(set(getattr(config, "layer_types", None) or ()) - LAYERS):
+        yield f"it has layers of kind {', '.join(layers)}"
+    if scales := [n for n in ("logit_scale", "logits_scaling") if getattr(config, n, None) not in (None, 1.0)]:
+        yield f"its logits are scaled by {', '.join(scales)}"
+    if getattr(config, "attention_dropout", 0.0):
+        yield "attention_dropout must be 0 in its config"
+    if getattr(config, "quantization_config", None):
+        yield "its config asks for quantized weights"
 
 
 def checkpoint_layers(decoder: PreTrainedModel) -> None:
@@ -110,10 +114,12 @@ def stored_config(pretrained: str) -> PreTrainedConfig:
     """config.json of a folder or hub name. Raises ValueError."""
     from transformers import AutoConfig
 
+    if not Path(pretrained).exists() and (Path(pretrained).is_absolute() or len(Path(pretrained).parts) != 2):
+        raise ValueError(f"backbone.pretrained {pretrained}: no such folder, and not a name on the hub (owner/model)")
     try:
         return AutoConfig.from_pretrained(pretrained, trust_remote_code=False)
     except Exception as error:  # OSError, ValueError, KeyError, or an exception of the hub's client
-        raise ValueError(f"backbone.pretrained {pretrained}: no usable config.json ({_last_line(error)})") from error
+        raise ValueError(f"backbone.pretrained {pretrained}: no usable config.json ({_first_line(error)})") from error
 
 
 def read_weights(pretrained: str, model_type: str, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:
@@ -122,12 +128,15 @@ def read_weights(pretrained: str, model_type: str, dtype: torch.dtype) -> tuple[
     Raises ValueError for another model_type, and for weights that are missing, extra, of another shape, or damaged.
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.utils import logging
 
     config = stored_config(pretrained)
     found = config.get_text_config(decoder=True).model_type
     if found != model_type:
         raise ValueError(f"backbone.pretrained {pretrained}: its model_type is {found}, the backbone's is {model_type}")
     auto = AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForImageTextToText
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the report it would log is raised below
     try:
         model, report = auto.from_pretrained(
             pretrained,
@@ -138,7 +147,9 @@ def read_weights(pretrained: str, model_type: str, dtype: torch.dtype) -> tuple[
             ignore_mismatched_sizes=True,  # they are in the report, and refused below
         )
     except Exception as error:  # OSError, ValueError, RuntimeError, SafetensorError
-        raise ValueError(f"backbone.pretrained {pretrained}: {_damaged(pretrained) or _last_line(error)}") from error
+        raise ValueError(f"backbone.pretrained {pretrained}: {_damaged(pretrained) or _first_line(error)}") from error
+    finally:
+        logging.set_verbosity(verbosity)
     for kind in ("missing", "unexpected", "mismatched"):
         names = sorted(n if isinstance(n, str) else f"{n[0]} {tuple(n[1])}" for n in report[f"{kind}_keys"])
         if names:
@@ -160,7 +171,7 @@ def _damaged(folder: str) -> str | None:
     return None
 
 
-def _last_line(error: Exception) -> str:
-    """The library's messages run over many lines; what went wrong comes first, or last under a headline."""
+def _first_line(error: Exception) -> str:
+    """The library's messages run over many lines; the first says what went wrong, or announces the second."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return min(lines[:1] + lines[-1:], key=len) if lines else type(error).__name__
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else type(error).__name__
