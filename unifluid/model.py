@@ -44,8 +44,8 @@ class UniFluidModel(nn.Module):
         super().__init__()
         if backbone.logit_softcap not in (None, text_head.softcap):
             raise ValueError(
-                f"the backbone's logits are softly capped to ± {backbone.logit_softcap}, but the text head's softcap is "
-                f"{text_head.softcap}: give text_head softcap {backbone.logit_softcap}"
+                f"the backbone's logits are softly capped to ± {backbone.logit_softcap}, but the text head's softcap "
+                f"is {text_head.softcap}: give text_head softcap {backbone.logit_softcap}"
             )
         self.backbone, self.text_head, self.image_encoder = backbone, text_head, image_encoder
         self.image_tokenizer = image_tokenizer.requires_grad_(False).eval()
