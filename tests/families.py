@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from unifluid.tokenizers import SentencePiece
 
 COMMON = {
     "vocab_size": 24,
@@ -27,3 +30,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 def config(family: str, **changes: Any) -> dict[str, Any]:
     return {**FAMILIES[family], **changes}
+
+
+def write(folder: Path, family: str) -> Path:
+    """What the hub keeps of a Gemma, tiny and random: config.json, model.safetensors, tokenizer.model."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder.mkdir(parents=True)
+    tokenizer = SentencePiece(vocab_size=300)
+    tokenizer.train(["a red circle above a blue square", "how many stars are there? three", "make it green"])
+    (folder / "tokenizer.model").write_bytes(tokenizer.state())
+    settings = AutoConfig.for_model(**config(family, vocab_size=tokenizer.vocab_size + 8))  # rows to spare
+    AutoModelForCausalLM.from_config(settings).save_pretrained(folder)
+    return folder
