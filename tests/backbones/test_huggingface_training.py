@@ -123,7 +123,9 @@ def test_rates_are_per_part(tmp_path):
     module = make(write(tmp_path / "model"), AdamW(lr=1.0, rates={r"backbone\.decoder\.embed": 0.0, "backbone": 0.1}))
     module.configure_model()
     rates = {
-        id(p): group["lr"] for group in module.optimization.groups(module.model.named_parameters()) for p in group["params"]
+        id(p): group["lr"]
+        for group in module.optimization.groups(module.model.named_parameters())
+        for p in group["params"]
     }
     for name, p in module.model.named_parameters():
         if p.requires_grad:
