@@ -41,9 +41,9 @@ class UniFluid(Recorded, L.LightningModule):
         row_length: positions of a packed row; longer examples make longer rows.
         max_prefix, max_suffix: text ids kept of a prefix and of an answer.
         position_scale: initial size of the 2-D position embeddings (**assumed**).
-        frozen: regular expression on parameter names, as in `optimization.rates`: what it matches is not trained, has no
-            gradient, optimizer state or average, and its rate has no effect. "^image_encoder" freezes that slot,
-            "^(backbone|image_encoder)" leaves the new parts to train. The image tokenizer is frozen always.
+        frozen: regular expression on parameter names, as in `optimization.rates`: what it matches is not trained,
+            with no gradient, optimizer state or average; rates have no effect on it. "^image_encoder" freezes that
+            slot, "^(backbone|image_encoder)" leaves the new parts to train. The image tokenizer is frozen always.
         compile: torch.compile the backbone and the image head's loss.
         seed: of initial weights and of every draw in training.
         init_from: checkpoint or exported folder whose weights to start from; missing and extra names are reported.

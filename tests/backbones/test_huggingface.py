@@ -6,6 +6,7 @@ Independent here: the library's eager attention, under its own causal masks or u
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -309,6 +310,17 @@ def test_shards_are_one_file_in_pieces(stored, tmp_path):
     next(tmp_path.glob("*00002*")).unlink()
     with pytest.raises(ValueError, match=r"model-00002-of-\d+\.safetensors"):
         load(tmp_path)
+
+
+@families
+def test_the_recorded_config_makes_the_same_model(family, stored):
+    backbone = HuggingFaceBackbone(LETTERS.vocab_size, str(stored(family)))
+    recorded = json.loads(json.dumps(backbone.init_args["config"]))
+    again = HuggingFaceBackbone(LETTERS.vocab_size, config=recorded)
+    assert again.init_args["config"] == recorded == backbone.init_args["config"]
+    again.load_state_dict(load(stored(family)).state_dict())
+    layout, x = tiny.layout(ROWS, LENGTH), noise(2, LENGTH, again.width)
+    assert torch.equal(again.eval()(x, layout), load(stored(family))(x, layout))
 
 
 def test_tied_weights_are_stored_once(stored):

@@ -119,6 +119,20 @@ def test_frozen_parts_are_outside_gradients_optimizer_and_average(tmp_path):
         make(tmp_path / "model", frozen="bakbone").configure_model()
 
 
+@pytest.mark.parametrize("kept", [["generate", "edit"], ["caption", "answer"]])
+def test_every_trained_parameter_has_a_gradient_whatever_the_tasks(kept, tmp_path):
+    """DDP waits for each; Llama's output matrix is not its embedding."""
+    module = make(write(tmp_path / "model", "llama"), frozen=r"mlp\.up_proj", checkpointing=True)
+    module.configure_model()
+    module.train()
+    batch = module.collator()([(i, e) for i, e in enumerate(tiny.examples()) if e.task in kept])
+    losses = module.token_losses(batch, "train")
+    (losses.text.sum() + losses.image.sum()).backward()
+    for name, p in module.model.named_parameters():
+        assert (p.grad is not None) == p.requires_grad, name
+    assert not module.model.backbone.decoder.layers[0].mlp.up_proj.weight.requires_grad
+
+
 def test_rates_are_per_part(tmp_path):
     module = make(write(tmp_path / "model"), AdamW(lr=1.0, rates={r"backbone\.decoder\.embed": 0.0, "backbone": 0.1}))
     module.configure_model()

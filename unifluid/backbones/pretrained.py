@@ -57,8 +57,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def plain_config(config: PreTrainedConfig) -> dict[str, Any]:
-    """`config` as the plain data that a checkpoint keeps: what differs from its class's defaults, as the library
-    itself stores it."""
+    """`config` as the plain data that a checkpoint keeps: what the library itself stores."""
     return {k: v for k, v in config.to_diff_dict().items() if k not in INCIDENTAL}
 
 
@@ -71,7 +70,8 @@ def build(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
 
     from unifluid.backbones.attention import library_attention
 
-    for problem in _problems(config):
+    problem = next(_problems(config), None)
+    if problem is not None:
         raise ValueError(f"backbone of model_type {config.model_type} is not supported: {problem}")
     AttentionInterface.register(ATTENTION, library_attention)
     model = AutoModelForCausalLM.from_config(
