@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+import yaml
+from cli.runs import error_line, fit_arguments
 from families import config
 from toy import make_data, make_module, make_trainer
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -16,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from callbacks.ema import EMA
 from unifluid.backbones import HuggingFaceBackbone, LoRA
 from unifluid.checkpoints import export, read
+from unifluid.cli.main import main
 from unifluid.configs import ALLOWED, describe
 from unifluid.heads.classification import ClassificationHead
 from unifluid.module import UniFluid
@@ -154,3 +157,24 @@ def test_the_text_head_must_cap_logits_as_the_backbone_was_trained(tmp_path):
         module.configure_model()
     module = make(write(tmp_path / "other", "gemma"))  # one that says nothing of it leaves the choice
     module.configure_model()
+
+
+def test_the_command_line_takes_it_from_yaml_and_says_what_is_wrong_in_one_line(tmp_path, capsys):
+    folder = write(tmp_path / "model")
+    backbone = {"pretrained": str(folder), "lora": {"rank": 2, "targets": ["q_proj"]}, "checkpointing": True}
+    settings = {
+        "backbone": {"class_path": "unifluid.backbones.HuggingFaceBackbone", "init_args": backbone},
+        "text_head": {"class_path": "unifluid.heads.ClassificationHead", "init_args": {"softcap": SOFTCAP}},
+        "frozen": "^image_encoder",
+    }
+    (tmp_path / "overlay.yaml").write_text(yaml.safe_dump({"model": {"init_args": settings}}))
+    arguments = fit_arguments(tmp_path / "run", "--config", str(tmp_path / "overlay.yaml"), "--trainer.max_steps=1")
+    assert main(arguments) == 0
+    module = read(tmp_path / "run" / "last.ckpt").build(TINY)
+    assert module.model.backbone.init_args["lora"].rank == 2
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    line = error_line(capsys, *arguments, "--resume=false")
+    assert line.startswith(f"backbone.pretrained {folder}: model.safetensors is damaged")
+    line = error_line(capsys, *arguments, "--resume=false", "--model.init_args.text_head.init_args.softcap=20")
+    assert "softly capped to ± 30.0, but the text head's softcap is 20.0" in line
