@@ -63,6 +63,12 @@ def test_the_first_difference_is_named():
     assert difference(describe(Odd(1)), describe(tiny.Letters()))[0] == ""
 
 
+def test_a_difference_inside_a_dict_is_named():
+    here, there = describe(Odd({"a": {"b": 1}, "c": 2})), describe(Odd({"a": {"b": 3}, "c": 2}))
+    assert difference(here, there) == ("value.a.b", 1, 3)
+    assert difference(here, describe(Odd({}))) == ("value.a.b", 1, None)
+
+
 def make_module_built(**options):
     module = make_module(**options)
     module.configure_model()

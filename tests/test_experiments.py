@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import families
 import pytest
 import tiny
 import yaml
@@ -18,6 +19,7 @@ from unifluid.sequence import TASKS
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
+GEMMAS = {"gemma-2b": "gemma", "gemma-2-2b": "gemma2", "gemma-3-1b-pt": "gemma3"}
 SMALL = {"n": 1, "steps": 2, "rows": 2, "validation_examples": 2, "images_per_prompt": 1, "tokenizer_texts": 2000}
 ONE_STEP = {
     "max_steps": 1,
@@ -107,9 +109,19 @@ def distributed(path: Path) -> None:
     datasets.Dataset.from_dict(table | texts).save_to_disk(path / "edits")
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """What the recipes expect in the folder `models`, tiny and random, as its own libraries write it."""
+    path = tmp_path_factory.mktemp("models")
+    for name, family in GEMMAS.items():
+        families.write(path / name, family)
+    return path
+
+
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda f: str(f.relative_to(ROOT / "experiments")))
-def test_every_experiment_trains_a_step(file, folder, tmp_path, monkeypatch, capsys):
+def test_every_experiment_trains_a_step(file, folder, models, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    Path("models").symlink_to(models)
     cached = "CachedMoments" in file.read_text()
     pixels = ["--config", str(ROOT / "experiments" / "image_tokenizer" / "pixels.yaml")] * cached  # no random weights
     assert main([*arguments(file), *pixels, "--print_config"]) == 0

@@ -59,10 +59,16 @@ def difference(here: Config, there: Config) -> tuple[str, Any, Any] | None:
 def _settings(config: Config, name: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted names, as on the command line but without `init_args`, and their values."""
     yield name, config["class_path"]
-    for key, value in config["init_args"].items():
+    yield from _entries(config["init_args"], name)
+
+
+def _entries(arguments: dict[str, Any], name: str) -> Iterator[tuple[str, Any]]:
+    for key, value in arguments.items():
         key = f"{name}.{key}".lstrip(".")
         if _is_config(value):
             yield from _settings(value, key)
+        elif isinstance(value, dict) and value:
+            yield from _entries(value, key)
         else:
             yield key, value
 

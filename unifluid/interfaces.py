@@ -69,7 +69,8 @@ class Backbone(Part):
     """
 
     width: int
-    vocab_size: int
+    vocab_size: int  # rows V of `output_weight`, at least those of the tokenizer
+    logit_softcap: float | None = None  # what the text head must softly cap its logits to, in backbones trained so
 
     @property
     @abstractmethod
@@ -204,6 +205,8 @@ class ImageHead(Part):
 
 class TextHead(Part):
     """From a hidden state to a distribution over the next text token."""
+
+    softcap: float | None = None  # the logits lie softly within ± softcap
 
     @abstractmethod
     def logits(self, h: Tensor, weight: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ One mixed batch makes one backbone call; generation and understanding differ onl
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,11 @@ class UniFluidModel(nn.Module):
         projection_zero: bool = False,
     ):
         super().__init__()
+        if backbone.logit_softcap not in (None, text_head.softcap):
+            raise ValueError(
+                f"the backbone's logits are softly capped to ± {backbone.logit_softcap}, but the text head's softcap "
+                f"is {text_head.softcap}: give text_head softcap {backbone.logit_softcap}"
+            )
         self.backbone, self.text_head, self.image_encoder = backbone, text_head, image_encoder
         self.image_tokenizer = image_tokenizer.requires_grad_(False).eval()
         self.image_head = image_head
@@ -54,6 +60,14 @@ class UniFluidModel(nn.Module):
         nn.init.zeros_(self.token_projection.bias)
         if projection_zero:  # as PaliGemma starts a pretrained backbone
             nn.init.zeros_(self.encoder_projection.weight)
+
+    def freeze(self, pattern: str) -> None:
+        """Parameters whose names `pattern`, a regular expression, matches are trained no longer. Raises ValueError."""
+        chosen = [parameter for name, parameter in self.named_parameters() if re.search(pattern, name)]
+        if not chosen:
+            raise ValueError(f"model.frozen {pattern!r} matches the name of no parameter")
+        for parameter in chosen:
+            parameter.requires_grad_(False)
 
     def slots(self) -> tuple[Part, ...]:
         """The exchangeable parts."""

@@ -41,6 +41,9 @@ class UniFluid(Recorded, L.LightningModule):
         row_length: positions of a packed row; longer examples make longer rows.
         max_prefix, max_suffix: text ids kept of a prefix and of an answer.
         position_scale: initial size of the 2-D position embeddings (**assumed**).
+        frozen: regular expression on parameter names, as in `optimization.rates`: what it matches is not trained,
+            with no gradient, optimizer state or average; rates have no effect on it. "^image_encoder" freezes that
+            slot, "^(backbone|image_encoder)" leaves the new parts to train. The image tokenizer is frozen always.
         compile: torch.compile the backbone and the image head's loss.
         seed: of initial weights and of every draw in training.
         init_from: checkpoint or exported folder whose weights to start from; missing and extra names are reported.
@@ -66,6 +69,7 @@ class UniFluid(Recorded, L.LightningModule):
         max_prefix: int = 128,
         max_suffix: int = 128,
         position_scale: float = 0.5,
+        frozen: str | None = None,
         compile: bool = False,
         seed: int = 0,
         init_from: str | None = None,
@@ -77,7 +81,7 @@ class UniFluid(Recorded, L.LightningModule):
         self.parts = {"text_head": text_head, "image_encoder": image_encoder, "image_tokenizer": image_tokenizer}
         self.lam, self.copies, self.errors, self.seed = lam, copies, errors, seed
         self.position_scale = position_scale
-        self.row_length, self.compile_model = row_length, compile
+        self.row_length, self.frozen, self.compile_model = row_length, frozen, compile
         self.init_from, self.init_weights = init_from, init_weights
         self.formatter = Formatter(
             text_tokenizer,
@@ -107,6 +111,8 @@ class UniFluid(Recorded, L.LightningModule):
             self.model = UniFluidModel(backbone, image_head=head, position_scale=self.position_scale, **self.parts)
         # Recorded as factories of known classes and arguments, so that a checkpoint can name them.
         self.init_args |= {"backbone": factory_of(backbone, 1), "image_head": factory_of(head, 2)}
+        if self.frozen is not None:
+            self.model.freeze(self.frozen)
         if self.compile_model:
             self.model.backbone.compile()
             head = self.model.image_head  # called by its `loss`, which nn.Module.compile would leave alone

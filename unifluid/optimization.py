@@ -33,7 +33,8 @@ class AdamW(Recorded):
         schedule: "constant", or "linear" or "cosine" down to `final` × lr at the last step.
         decay: share of the run, after the warm-up, over which the rate falls; it is constant before.
         no_decay: regular expression on parameter names (MAR: its diffusion head).
-        rates: regular expression → factor on the learning rate, first match counts, e.g. {"backbone": 0.1}.
+        rates: regular expression → factor on the learning rate, first match counts, e.g. {"backbone": 0.1}. A part
+            that shall not be trained at all is named by the model's `frozen`.
     """
 
     def __init__(

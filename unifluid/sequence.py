@@ -88,23 +88,28 @@ class Layout:
         return Layout(*(getattr(self, f.name).to(device) for f in dataclasses.fields(self)))
 
 
-def may_attend(layout: Layout, row: Tensor, query: Tensor, key: Tensor) -> Tensor:
+def may_attend(layout: Layout, row: Tensor, query: Tensor, key: Tensor, window: int | None = None) -> Tensor:
     """THE attention rule, for broadcastable index tensors: same segment, and the key is prefix or not after the query.
 
     Padding is segment 0: real positions never see it, and padding sees only padding, so no softmax is ever empty.
+    `window`, in layers that have one: the two are fewer than that many positions apart, before or after, as in Gemma's
+    reference code.
     """
     same = layout.segments[row, query] == layout.segments[row, key]
-    return same & (layout.prefix[row, key] | (key <= query))
+    allowed = same & (layout.prefix[row, key] | (key <= query))
+    if window is None:
+        return allowed
+    return allowed & ((layout.positions[row, query] - layout.positions[row, key]).abs() < window)
 
 
-def attention_mask(layout: Layout, start: int = 0, stop: int | None = None) -> Tensor:
+def attention_mask(layout: Layout, start: int = 0, stop: int | None = None, window: int | None = None) -> Tensor:
     """Dense form of `may_attend`: (B, stop - start, L) bool for the queries start…stop, True where allowed."""
     rows, length = layout.segments.shape
     device = layout.segments.device
     row = torch.arange(rows, device=device)[:, None, None]
     query = torch.arange(start, length if stop is None else stop, device=device)[None, :, None]
     key = torch.arange(length, device=device)[None, None, :]
-    return may_attend(layout, row, query, key)
+    return may_attend(layout, row, query, key, window)
 
 
 @dataclass

@@ -10,7 +10,8 @@ import tiny
 import torch
 from torch.nn import functional as F
 
-from unifluid.backbones.decoder import Decoder, attend
+from unifluid.backbones.attention import attend
+from unifluid.backbones.decoder import Decoder
 from unifluid.sequence import Layout
 
 VOCAB = 20
@@ -106,6 +107,12 @@ def test_only_distances_between_positions_count():
     layout, x = tiny.layout([[(3, 5)]], 8), torch.randn(1, 8, decoder.width)
     moved = Layout(layout.segments, layout.prefix, layout.positions + 100)
     assert (decoder(x, layout) - decoder(x, moved)).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_embeddings_have_unit_size():
+    decoder = Decoder(VOCAB, **tiny.BACKBONE)
+    assert 0.7 < decoder.embed(torch.arange(VOCAB)).square().mean().sqrt() < 1.4
 
 
 def test_tied_and_untied_output():

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unifluid.backbones.attention import attend
 from unifluid.interfaces import Backbone, Cache
 from unifluid.sequence import Layout, attention_mask
 
@@ -152,19 +153,6 @@ class Block(nn.Module):
         if cache is not None:
             k, v = cache.append(k, v)
         return self.out(rearrange(attend(q, k, v, bias), "b h l e -> b l (h e)"))
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Softmax attention: q (B, h, L, e), k and v (B, k, C, e), bias (B, 1, L, C) 0 or −inf -> (B, h, L, e).
-
-    On a CPU at these lengths matmul-softmax-matmul is far faster than SDPA, whose backward dominates in bf16.
-    """
-    if q.device.type != "cpu":
-        return F.scaled_dot_product_attention(q, k, v, bias, enable_gqa=q.shape[1] != k.shape[1])
-    groups = q.shape[1] // k.shape[1]
-    k, v = (t.repeat_interleave(groups, dim=1) if groups > 1 else t for t in (k, v))
-    with torch.autocast("cpu", enabled=False):  # autocast would run the softmax in fp32, at three more passes
-        return ((q * q.shape[-1] ** -0.5) @ k.mT + bias).softmax(dim=-1) @ v
 
 
 def rope(positions: Tensor, width: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
