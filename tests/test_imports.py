@@ -25,7 +25,8 @@ ANY = "(any library)"
 # room: (rooms of the kit it may import, libraries it may import). A room may always import itself.
 ROOMS = {
     **dict.fromkeys(MATHS, (MATHS, ("torch", "einops"))),
-    **{f"unifluid.{part}": (MATHS, ANY) for part in PARTS},
+    "unifluid.weights": ((), ("torch", "safetensors", "huggingface_hub")),
+    **{f"unifluid.{part}": ((*MATHS, "unifluid.weights"), ANY) for part in PARTS},
     "unifluid.model": (MATHS, ("torch", "einops")),
     "unifluid.decoding": ((*MATHS, "unifluid.model"), ("torch", "einops")),
     "unifluid.optimization": (MATHS, ("torch",)),
@@ -44,6 +45,7 @@ ROOMS = {
 }
 LIGHTNING_FREE = (
     *MATHS,
+    "unifluid.weights",
     *(f"unifluid.{p}" for p in PARTS),
     "unifluid.model",
     "unifluid.decoding",
