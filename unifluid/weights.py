@@ -72,7 +72,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def fit(part: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> None:
-    """Load `tensors` into `part`, all of them and nothing else. Raises ValueError naming the first that does not fit."""
+    """Load `tensors` into `part`, all of them and nothing else; ValueError names the first that does not fit."""
     own = part.state_dict()
     odd = []
     for name in sorted(own.keys() | tensors.keys()):
