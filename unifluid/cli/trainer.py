@@ -125,6 +125,16 @@ class CLI(LightningCLI):
         return path
 
 
+class Reading(CLI):
+    """Settings alone: files and flags are merged and checked as for a run, and nothing is built."""
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
 def no_advertisement(record: logging.LogRecord) -> bool:
     return "litlogger" not in record.getMessage()
 
@@ -159,7 +169,8 @@ def trusted_modules(args: list[str]) -> tuple[list[str], list[str]]:
     return known.allow_module, rest
 
 
-def run(command: str, args: list[str]) -> None:
+def prepare(args: list[str]) -> list[str]:
+    """Check `args` and decide what may be imported -> the arguments of the CLI itself."""
     trusted, args = trusted_modules(args)
     check_arguments(args)
     # Class paths are held against this list before anything is imported.
@@ -167,6 +178,16 @@ def run(command: str, args: list[str]) -> None:
     for message in EXPECTED:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(no_advertisement)
+    return args
+
+
+def read_settings(args: list[str]) -> dict[str, Any]:
+    """The settings with which `fit` would run for `args`."""
+    return Reading("fit", prepare(args)).config["fit"].as_dict()
+
+
+def run(command: str, args: list[str]) -> None:
+    args = prepare(args)
     try:
         CLI(command, args)
     except MisconfigurationException as error:
