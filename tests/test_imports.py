@@ -32,7 +32,8 @@ ROOMS = {
     "unifluid.optimization": (MATHS, ("torch",)),
     "unifluid.configs": (MATHS, ()),
     "unifluid.storage": ((), ("torch", "lightning")),
-    "unifluid.checkpoints": ((*MATHS, *STORES), ("torch", "lightning", "safetensors")),
+    "unifluid.paligemma": ((*MATHS, "unifluid.backbones", "unifluid.encoders"), ANY),
+    "unifluid.checkpoints": ((*MATHS, *STORES, "unifluid.paligemma"), ("torch", "lightning", "safetensors")),
     "unifluid.module": ((*MATHS, *STORES, *TRAINING), ("torch", "lightning")),
     "unifluid.autoencoder": ((*MATHS, *STORES, *TRAINING), ("torch", "lightning")),
     "unifluid.evaluation": (MATHS, ANY),
@@ -46,6 +47,7 @@ ROOMS = {
 LIGHTNING_FREE = (
     *MATHS,
     "unifluid.weights",
+    "unifluid.paligemma",
     *(f"unifluid.{p}" for p in PARTS),
     "unifluid.model",
     "unifluid.decoding",

@@ -132,16 +132,6 @@ def test_position_embeddings_are_interpolated_to_a_larger_picture(written):
 # -- training -------------------------------------------------------------------------------------------------------
 
 
-def test_frozen_it_has_no_gradient_and_stays_in_evaluation_mode(image):
-    encoder = SigLIP(MODEL, image_size=16, frozen=True, options={**OPTIONS, "drop_path_rate": 0.9})
-    assert not encoder.training
-    encoder.train()
-    assert not any(module.training for module in encoder.modules())
-    assert not any(p.requires_grad for p in encoder.parameters())
-    features = encoder(image)
-    assert not features.requires_grad and torch.equal(features, encoder(image))
-
-
 def test_trained_it_can_drop_paths(image):
     encoder = SigLIP(MODEL, image_size=16, options={**OPTIONS, "drop_path_rate": 0.9})
     assert encoder.training

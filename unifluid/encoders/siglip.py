@@ -15,6 +15,7 @@ from unifluid.weights import fit, locate, read_tensors
 
 TENSORS = "model.safetensors"  # what the hub calls the file
 PATCHES = "embeddings.patch_embedding.weight"  # a name of transformers' SigLIP
+POOLING = ("attn_pool.", "head.", "fc_norm.")
 LAYERS = {  # its layers' names -> timm's
     "layer_norm1": "norm1",
     "layer_norm2": "norm2",
@@ -41,7 +42,6 @@ class SigLIP(ImageEncoder):
         weights: a .safetensors or torch file, or a folder with model.safetensors, in the layout of timm, OpenCLIP or
             transformers; or the name of such a folder on the hub: timm/vit_so400m_patch14_siglip_224.webli (SigLIP 1),
             timm/vit_so400m_patch14_siglip_224.v2_webli (SigLIP 2). None: random weights.
-        frozen: keep it as it is, in evaluation mode.
         checkpointing: compute activations again in the backward pass, to save memory.
         activation: of the MLPs. SigLIP was trained with the tanh approximation of GELU, where timm computes the exact
             one; null takes timm's for the model.
@@ -53,36 +53,28 @@ class SigLIP(ImageEncoder):
         model: str = "vit_so400m_patch14_siglip_224",
         image_size: int | None = None,
         weights: str | None = None,
-        frozen: bool = False,
         checkpointing: bool = False,
         activation: str | None = "gelu_tanh",
         options: dict[str, Any] | None = None,
     ):
         super().__init__()
-        self.weights, self.frozen = weights, frozen
+        self.weights = weights
         settings = {"num_classes": 0, "global_pool": "", **(options or {})}
         settings |= {"img_size": image_size} if image_size is not None else {}
         settings |= {"act_layer": activation} if activation is not None else {}
         try:
-            vit = timm.create_model(model, pretrained=False, checkpoint_path="", **settings)
+            self.vit = timm.create_model(model, pretrained=False, checkpoint_path="", **settings)
         except (RuntimeError, TypeError, ValueError, AssertionError) as error:
             raise ValueError(f"SigLIP: timm cannot build {model} with {settings} ({error})") from error
-        if not isinstance(vit, VisionTransformer):
-            raise ValueError(f"SigLIP: timm's {model} is a {type(vit).__name__}, not a plain vision transformer")
-        vit.set_grad_checkpointing(checkpointing)
-        self.vit = vit.requires_grad_(not frozen)
-        self.image_size, _ = vit.patch_embed.img_size
-        self.num_tokens, self.width = vit.patch_embed.num_patches, vit.embed_dim
-        self.mean, self.std = (vit.pretrained_cfg[name] for name in ("mean", "std"))
-        self.train()
-
-    def train(self, mode: bool = True) -> SigLIP:
-        """Frozen, it stays in evaluation mode."""
-        return super().train(mode and not self.frozen)
+        if not isinstance(self.vit, VisionTransformer):
+            raise ValueError(f"SigLIP: timm's {model} is a {type(self.vit).__name__}, not a plain vision transformer")
+        self.vit.set_grad_checkpointing(checkpointing)
+        self.image_size, _ = self.vit.patch_embed.img_size
+        self.num_tokens, self.width = self.vit.patch_embed.num_patches, self.vit.embed_dim
+        self.mean, self.std = (self.vit.pretrained_cfg[name] for name in ("mean", "std"))
 
     def forward(self, image: Tensor) -> Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.vit.forward_features(self.normalise(image))[:, self.vit.num_prefix_tokens :]
+        return self.vit.forward_features(self.normalise(image))[:, self.vit.num_prefix_tokens :]
 
     def normalise(self, image: Tensor) -> Tensor:
         """Images in [-1, 1] -> as the model was trained; SigLIP's are in [-1, 1] themselves."""
@@ -97,9 +89,12 @@ class SigLIP(ImageEncoder):
             return
         path = locate(self.weights, TENSORS)
         path = path / TENSORS if path.is_dir() else path
-        tensors = checkpoint_filter_fn(from_transformers(read_tensors(path)), self.vit)
-        pooling = {name for name in tensors if name.startswith(("attn_pool.", "head.", "fc_norm."))}
-        fit(self.vit, {name: tensor for name, tensor in tensors.items() if name not in pooling}, path)
+        fit(self.vit, self.convert(read_tensors(path)), path)
+
+    def convert(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of any layout that `weights` may have -> those of `vit`, at its size, without pooling."""
+        ours = checkpoint_filter_fn(from_transformers(tensors), self.vit)
+        return {name: tensor for name, tensor in ours.items() if not name.startswith(POOLING)}
 
 
 def from_transformers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
