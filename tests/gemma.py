@@ -63,7 +63,7 @@ def write_paligemma(folder: Path, kind: str, vocab_size: int, **saving: Any) -> 
     )
     torch.manual_seed(0)
     model = PaliGemmaForConditionalGeneration(config).eval()
-    for p in model.parameters():  # with the library's .02 everything would hardly depend on anything
-        nn.init.normal_(p, std=0.2)
+    for name, p in model.named_parameters():  # with the library's .02 everything would hardly depend on anything
+        nn.init.normal_(p, std=0.5 if "language_model.layers" in name else 0.2)
     model.save_pretrained(folder, **saving)
     return model

@@ -152,7 +152,7 @@ def test_greedy_texts_are_those_of_the_library(case):
         made = case.library.generate(**inputs, max_new_tokens=8, do_sample=False, suppress_tokens=never)
         theirs = made[0, inputs["input_ids"].shape[1] :].tolist()
         assert row[: len(theirs)] == theirs
-    assert len({tuple(row) for row in ours.tolist()}) > 1
+    assert len({tuple(row) for row in ours.tolist()}) == 3
 
 
 # -- folders --------------------------------------------------------------------------------------------------------
@@ -261,3 +261,10 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_one_line(case, tmp_path):
     gemma.write_paligemma(tmp_path, "gemma", size)
     line = mistake(case, tmp_path, text_head=ClassificationHead())
     assert f"the text tokenizer has {case.pieces} ids" in line and f"embeds {size}" in line
+
+
+def test_a_tokenizer_of_another_model_is_one_line(case, tmp_path):
+    rows = case.pieces * 2
+    gemma.write_paligemma(tmp_path, "gemma", rows)
+    line = mistake(case, tmp_path, text_head=ClassificationHead())
+    assert f"of {rows} text ids, but the text tokenizer has {case.pieces}: give text_tokenizer.model_file" in line
