@@ -177,6 +177,23 @@ def test_a_pipelines_folder_and_a_file_beside_its_config_load(folder, tmp_path):
     assert same(loaded(folder / TENSORS), folder)
 
 
+@pytest.mark.parametrize("subfolder", ["", "vae"])
+def test_a_hub_name_is_the_folder_of_its_download(folder, tmp_path, monkeypatch, subfolder):
+    write(tmp_path / subfolder)
+    asked = []
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        asked.append((name, *allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    tokenizer = AutoencoderKL(image_size=16, weights="somebody/sd-vae")
+    assert asked == [("somebody/sd-vae", "config.json", "vae/config.json")]
+    tokenizer.load_pretrained()
+    assert asked[1:] == [("somebody/sd-vae", TENSORS, f"vae/{TENSORS}")]
+    assert same(tokenizer, folder)
+
+
 def test_weights_are_read_by_load_pretrained_alone(folder, image):
     fresh = AutoencoderKL(image_size=16, weights=str(folder))
     assert not same(fresh, folder)
