@@ -64,7 +64,7 @@ class SigLIP(ImageEncoder):
         settings |= {"act_layer": activation} if activation is not None else {}
         try:
             self.vit = timm.create_model(model, pretrained=False, checkpoint_path="", **settings)
-        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"SigLIP: timm cannot build {model} with {settings} ({error})") from error
         if not isinstance(self.vit, VisionTransformer):
             raise ValueError(f"SigLIP: timm's {model} is a {type(self.vit).__name__}, not a plain vision transformer")
