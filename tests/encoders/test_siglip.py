@@ -113,11 +113,16 @@ def test_sizes_of_the_published_models():
         ("vit_so400m_patch16_siglip_384.v2_webli", None): (384, 576),
     }
     with torch.device("meta"):
+        whole = SigLIP()
+        assert (whole.width, len(whole.vit.blocks), sum(p.numel() for p in whole.parameters())) == (
+            1152,
+            27,
+            412_442_352,
+        )
         for (name, size), expected in sizes.items():
-            encoder = SigLIP(name, image_size=size)
+            encoder = SigLIP(name, image_size=size, options={"depth": 1})
             assert (encoder.image_size, encoder.num_tokens) == expected
-            assert encoder.width == 1152 and len(encoder.vit.blocks) == 27
-            assert encoder(torch.zeros(1, 3, encoder.image_size, encoder.image_size)).shape[1] == expected[1]
+            assert encoder(torch.zeros(1, 3, encoder.image_size, encoder.image_size)).shape == (1, expected[1], 1152)
 
 
 def test_position_embeddings_are_interpolated_to_a_larger_picture(written):
