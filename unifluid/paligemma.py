@@ -5,8 +5,8 @@ encoder to backbone, the language model a Gemma. So is the layout: image, bos, p
 directions, then the suffix. Nothing is rescaled: the library embeds text × √D and takes projected features as they are,
 as we do. Its positions begin at 1 and ours at 0, which rotary embeddings do not see.
 
-One difference: Gemma 2's windows of 4,096 bound what a prefix sees here, as in Gemma's own code; in the library a prefix
-always sees all of itself. It shows in PaliGemma 2 at 896 px alone, whose prefixes are longer.
+One difference: Gemma 2's windows of 4,096 bound what a prefix sees here, as in Gemma's own code; in the library a
+prefix always sees all of itself. It shows in PaliGemma 2 at 896 px alone, whose prefixes are longer.
 """
 
 from __future__ import annotations
