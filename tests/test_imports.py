@@ -25,13 +25,15 @@ ANY = "(any library)"
 # room: (rooms of the kit it may import, libraries it may import). A room may always import itself.
 ROOMS = {
     **dict.fromkeys(MATHS, (MATHS, ("torch", "einops"))),
-    **{f"unifluid.{part}": (MATHS, ANY) for part in PARTS},
+    "unifluid.weights": ((), ("torch", "safetensors", "huggingface_hub")),
+    **{f"unifluid.{part}": ((*MATHS, "unifluid.weights"), ANY) for part in PARTS},
     "unifluid.model": (MATHS, ("torch", "einops")),
     "unifluid.decoding": ((*MATHS, "unifluid.model"), ("torch", "einops")),
     "unifluid.optimization": (MATHS, ("torch",)),
     "unifluid.configs": (MATHS, ()),
     "unifluid.storage": ((), ("torch", "lightning")),
-    "unifluid.checkpoints": ((*MATHS, *STORES), ("torch", "lightning", "safetensors")),
+    "unifluid.paligemma": ((*MATHS, "unifluid.backbones", "unifluid.encoders"), ANY),
+    "unifluid.checkpoints": ((*MATHS, *STORES, "unifluid.paligemma"), ("torch", "lightning", "safetensors")),
     "unifluid.module": ((*MATHS, *STORES, *TRAINING), ("torch", "lightning")),
     "unifluid.autoencoder": ((*MATHS, *STORES, *TRAINING), ("torch", "lightning")),
     "unifluid.evaluation": (MATHS, ANY),
@@ -44,6 +46,8 @@ ROOMS = {
 }
 LIGHTNING_FREE = (
     *MATHS,
+    "unifluid.weights",
+    "unifluid.paligemma",
     *(f"unifluid.{p}" for p in PARTS),
     "unifluid.model",
     "unifluid.decoding",
@@ -70,9 +74,8 @@ def within(name: str, room: str) -> bool:
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
     """(imported module, whether at import time) of a file; `from unifluid import sequence` gives the submodule."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    inside = {
-        id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)
-    }
+    later = [f for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) or for_types(f)]
+    inside = {id(n) for f in later for n in ast.walk(f)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -83,6 +86,11 @@ def imports(file: Path) -> Iterator[tuple[str, bool]]:
         else:
             continue
         yield from ((name, id(node) not in inside) for name in names)
+
+
+def for_types(node: ast.AST) -> bool:
+    """`if TYPE_CHECKING:`, which never runs."""
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def exists(name: str) -> bool:
@@ -130,6 +138,7 @@ def test_rooms_import_downwards_only(file):
         ("unifluid/heads/new.py", "from unifluid.backbones import Decoder"),
         ("unifluid/heads/new.py", "def f():\n    import lightning"),
         ("unifluid/backbones/new.py", "import transformers"),
+        ("unifluid/model.py", "if TYPE_CHECKING:\n    import transformers"),
         ("unifluid/sequence.py", "from unifluid import model"),
         ("unifluid/decoding/new.py", "from unifluid.module import UniFluid"),
         ("datamodules/new.py", "from unifluid.model import UniFluidModel"),

@@ -89,7 +89,7 @@ class AutoencoderModule(Recorded, L.LightningModule):
         reconstruction, moments = self.tokenizer(image, self._noise(image, "latent", *step), errors)
         error = (reconstruction - image).square().mean((1, 2, 3))
         kl = kl_divergence(moments)
-        self.log_dict({"train/psnr": psnr(error.detach()), "train/kl": kl.detach()}, prog_bar=True)
+        self.log_dict({"train/psnr": psnr(error.detach()).mean(), "train/kl": kl.detach()}, prog_bar=True)
         return (error + 1e-4).sqrt().mean() + self.kl_weight * kl
 
     def validation_step(self, batch: Batch | Tensor, batch_idx: int) -> None:
@@ -99,7 +99,7 @@ class AutoencoderModule(Recorded, L.LightningModule):
         noise = ERRORS * self._noise(image, "validation", batch_idx)
         for name, value in {"val/psnr": tokens, "val/psnr_noisy": tokens + noise}.items():
             error = (self.tokenizer.decode(value) - image).square().mean((1, 2, 3))
-            self.log(name, psnr(error), batch_size=len(image), prog_bar=True, sync_dist=True)
+            self.log(name, psnr(error).mean(), batch_size=len(image), prog_bar=True, sync_dist=True)
 
     test_step = validation_step
 
@@ -136,5 +136,5 @@ def kl_divergence(moments: Tensor) -> Tensor:
 
 
 def psnr(error: Tensor) -> Tensor:
-    """Mean PSNR in dB of pictures in [-1, 1] with mean square errors (B,)."""
-    return 10 * torch.log10(4 / error.clamp(min=1e-10)).mean()
+    """PSNR in dB (B,) of pictures in [-1, 1] with mean square errors (B,)."""
+    return 10 * torch.log10(4 / error.clamp(min=1e-10))

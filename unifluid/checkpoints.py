@@ -22,6 +22,7 @@ from torch import Tensor
 from unifluid import __version__, storage
 from unifluid.configs import ALLOWED, Config, build, describe, difference
 from unifluid.interfaces import TextTokenizer
+from unifluid.paligemma import is_paligemma, read_paligemma
 
 Weights = Literal["ema", "raw"]
 
@@ -148,23 +149,35 @@ def start_from(module: L.LightningModule, path: str | Path, weights: Weights | N
 
     Raises ValueError for a tensor of another shape, or where no name matches.
     """
-    stored, own = read(path, weights), module.state_dict()
-    shared = own.keys() & stored.tensors.keys()
+    stored = _read_paligemma(module, Path(path)) if is_paligemma(path) else read(path, weights)
+    state = module.state_dict()
+    own, given = ({_bare(name): name for name in names} for names in (state, stored.tensors))
+    shared = own.keys() & given.keys()
     if not shared:
         raise ValueError(f"model.init_from: no weight in {path} has a name of this model")
     for name in sorted(shared):
-        ours, theirs = tuple(own[name].shape), tuple(stored.tensors[name].shape)
+        ours, theirs = tuple(state[own[name]].shape), tuple(stored.tensors[given[name]].shape)
         if ours != theirs:
             raise ValueError(f"model.init_from: {name} has shape {ours} here but {theirs} in {path}")
     if stored.tokenizer is not None:  # embeddings mean nothing without the vocabulary they were learned with
         module.text_tokenizer.load_state(stored.tokenizer)
-    module.load_state_dict(stored.tensors, strict=False)
+    module.load_state_dict({own[name]: stored.tensors[given[name]] for name in shared}, strict=False)
     rank_zero_info(f"init_from: {len(shared)} tensors from {path} ({stored.weights} weights)")
-    missing, extra = sorted(own.keys() - shared), sorted(stored.tensors.keys() - shared)
+    missing, extra = sorted(own.keys() - shared), sorted(given.keys() - shared)
     for kind, names in (("keep their initial values", missing), ("are left out", extra)):
         if names:
             some = ", ".join(names[:5]) + ", …" * (len(names) > 5)
             rank_zero_warn(f"init_from {path}: {len(names)} tensors {kind}: {some}")
+
+
+def _read_paligemma(module: L.LightningModule, path: Path) -> Stored:
+    tensors = read_paligemma(path, module.model.backbone, module.model.image_encoder)
+    return Stored(path, {}, {f"model.{name}": tensor for name, tensor in tensors.items()}, None, "raw")
+
+
+def _bare(name: str) -> str:
+    """The name of a tensor without adapters: LoRA moves what it adapts one level down."""
+    return name.replace(".base_layer.", ".")
 
 
 def _first_problem(error: RuntimeError) -> str:

@@ -46,7 +46,8 @@ class UniFluid(Recorded, L.LightningModule):
             slot, "^(backbone|image_encoder)" leaves the new parts to train. The image tokenizer is frozen always.
         compile: torch.compile the backbone and the image head's loss.
         seed: of initial weights and of every draw in training.
-        init_from: checkpoint or exported folder whose weights to start from; missing and extra names are reported.
+        init_from: checkpoint, exported folder or PaliGemma folder (`paligemma`) whose weights to start from; missing
+            and extra names are reported.
         init_weights: which of its weights, ema or raw; default: the EMA where there is one.
     """
 

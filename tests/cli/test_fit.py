@@ -132,6 +132,11 @@ def test_last_checkpoint_refuses_nonsense():
         LastCheckpoint(every=0)
 
 
+AUTOENCODER = "--model.init_args.image_tokenizer=unifluid.tokenizers.AutoencoderKL"
+SIGLIP = "--model.init_args.image_encoder=unifluid.encoders.SigLIP"
+TINY_VIT = '--model.init_args.image_encoder.options={"depth": 1, "embed_dim": 12, "num_heads": 1}'
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -148,6 +153,21 @@ def test_last_checkpoint_refuses_nonsense():
         (["--config=nowhere.yaml"], "nowhere.yaml"),
         (["--ckpt_path=nowhere.ckpt"], "nowhere.ckpt: no such checkpoint"),
         (["--model.init_args.init_from=nowhere.ckpt"], "nowhere.ckpt: no such checkpoint"),
+        (
+            [AUTOENCODER, "--model.init_args.image_tokenizer.weights=gone.safetensors"],
+            "weights gone.safetensors does not exist",
+        ),
+        (
+            [AUTOENCODER, f"--model.init_args.image_tokenizer.weights={Path(__file__).parent}"],
+            "tests/cli holds no config.json",
+        ),
+        ([SIGLIP, TINY_VIT, "--model.init_args.image_encoder.weights=gone.bin"], "weights gone.bin does not exist"),
+        (
+            [SIGLIP, TINY_VIT, f"--model.init_args.image_encoder.weights={__file__}"],
+            "test_fit.py: refused, not plain tensors",
+        ),
+        ([SIGLIP, "--model.init_args.image_encoder.model=resnet18"], "SigLIP: timm's resnet18 is a ResNet"),
+        ([SIGLIP, "--model.init_args.image_encoder.activation=gelo"], "'act_layer': 'gelo'"),
         (["--trainer.accelerator=gpuu"], "gpuu"),
     ],
 )

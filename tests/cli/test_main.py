@@ -26,7 +26,7 @@ def test_help_names_every_command(capsys):
 def test_help_costs_less_than_half_a_second_and_no_torch():
     code = (
         "import sys, unifluid.cli.main as m; m.main(['--help']);"
-        "import unifluid.cli.sample, unifluid.cli.export, unifluid.cli.data;"
+        "import unifluid.cli.sample, unifluid.cli.export, unifluid.cli.data, unifluid.cli.reconstruct;"
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -36,7 +36,7 @@ def test_help_costs_less_than_half_a_second_and_no_torch():
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
-@pytest.mark.parametrize("command", ["generate", "caption", "answer", "edit", "export"])
+@pytest.mark.parametrize("command", ["generate", "caption", "answer", "edit", "export", "reconstruct"])
 def test_every_command_has_help(command, capsys):
     assert main([command, "--help"]) == 0
     assert "--ckpt" in capsys.readouterr().out

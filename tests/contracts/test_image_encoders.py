@@ -14,7 +14,15 @@ from unifluid.configs import build, describe
 from unifluid.interfaces import ImageEncoder
 
 SMALL = {"image_size": 16, "patch_size": 4, "width": 32, "depth": 1}
-ARGUMENTS = {"Patches": [SMALL, {**SMALL, "stem": "linear"}, {**SMALL, "depth": 0}]}  # tiny ones of each class
+VIT = {"image_size": 16, "options": {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}}
+ARGUMENTS = {  # tiny ones of each class
+    "Patches": [SMALL, {**SMALL, "stem": "linear"}, {**SMALL, "depth": 0}],
+    "SigLIP": [
+        {"model": "vit_base_patch16_siglip_224", **VIT},
+        {"model": "vit_base_patch16_siglip_224", "checkpointing": True, **VIT},
+        {"model": "vit_base_patch16_clip_224", "activation": None, **VIT},  # has a class token and another range
+    ],
+}
 
 
 def found() -> list[type[ImageEncoder]]:

@@ -14,7 +14,17 @@ from unifluid.configs import build, describe
 from unifluid.interfaces import ImageTokenizer, TrainableImageTokenizer
 
 SMALL_KL = {"channels": 16, "encoder_depth": 1, "decoder_depth": 1}
+TINY_KL = {
+    "block_out_channels": [8, 16],
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "norm_num_groups": 4,
+}
 ARGUMENTS = {  # tiny ones of each class
+    "AutoencoderKL": [
+        {"image_size": 16, "config": TINY_KL},
+        {"image_size": 16, "patch": 1, "config": {**TINY_KL, "latent_channels": 6, "shift_factor": 0.1}},
+    ],
     "Pixels": [{"image_size": 16, "patch": 4}, {"image_size": 16, "patch": 8}],
     "SmallKL": [{"image_size": 16, **SMALL_KL}, {"image_size": 32, "factor": 8, "latent_channels": 3, **SMALL_KL}],
 }

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import pickle
 
+import gemma
 import pytest
 import sentencepiece
+import torch
 
 from datamodules.shapes import corpus
+from unifluid.sequence import Example, Formatter
 from unifluid.tokenizers import SentencePiece
 
 TEXTS = [f"a {a} picture of {b} cats and dogs" for a in ("red", "blue", "big") for b in ("two", "many", "old")] * 3
@@ -25,23 +28,8 @@ def write_model(path, **options) -> str:
 
 @pytest.fixture
 def gemma_like(tmp_path) -> str:
-    """Gemma's conventions: pad 0, eos 1, bos 2, unk 3, byte pieces, user-defined newline and location pieces."""
-    return write_model(
-        tmp_path / "gemma.model",
-        vocab_size=320,
-        byte_fallback=True,
-        pad_id=0,
-        eos_id=1,
-        bos_id=2,
-        unk_id=3,
-        pad_piece="<pad>",
-        eos_piece="<eos>",
-        bos_piece="<bos>",
-        user_defined_symbols=["\n", "\n\n", "<loc0000>"],
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        add_dummy_prefix=False,
-    )
+    gemma.write_tokenizer(tmp_path / "gemma.model")
+    return str(tmp_path / "gemma.model")
 
 
 def test_ids_of_a_loaded_model_are_its_own(gemma_like):
@@ -60,6 +48,39 @@ def test_user_defined_pieces_stay_and_control_pieces_are_plain_text(gemma_like):
     text = "<bos>a<eos><pad>"
     assert not {0, 1, 2} & set(tokenizer.encode(text))
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_locations_and_segments_are_pieces_of_their_own_wherever_they_stand(gemma_like):
+    tokenizer = SentencePiece(None, gemma_like)
+    reference = sentencepiece.SentencePieceProcessor(model_file=gemma_like)
+    special = [*gemma.LOCATIONS, *gemma.SEGMENTS]
+    ids = [reference.piece_to_id(piece) for piece in special]
+    assert ids == list(range(ids[0], ids[0] + len(ids)))  # the order of the pieces is that of the places they stand for
+    for piece, id in zip(special, ids, strict=True):
+        assert tokenizer.encode(piece) == [id]
+        assert tokenizer.decode([id]) == piece
+    text = "<loc0001><loc0007>cat ; <seg000><seg003> dog"
+    assert tokenizer.encode(text) == reference.encode(text)
+    assert {reference.piece_to_id(p) for p in ("<loc0007>", "<seg000>", "<seg003>")} <= set(tokenizer.encode(text))
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_prefix_and_a_suffix_are_laid_out_as_paligemma_does(gemma_like):
+    tokenizer = SentencePiece(None, gemma_like)
+    reference = sentencepiece.SentencePieceProcessor(model_file=gemma_like)
+    image = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    example = Example("0", "answer", image=image, question="what is 42?", answers=("<loc0002> a cat",))
+    segment = Formatter(tokenizer, target_size=8, num_target_tokens=4, image_size=8, num_image_tokens=4).segment(
+        example, 0
+    )
+    assert segment.prefix_ids == [2, *reference.encode("what is 42?"), reference.piece_to_id("\n")]
+    assert segment.suffix_ids == [*reference.encode("<loc0002> a cat"), 1]
+
+
+def test_control_ids_are_read_from_the_model_not_assumed(tmp_path):
+    gemma.write_tokenizer(tmp_path / "other.model", unk_id=0, bos_id=5, eos_id=6, pad_id=7)
+    tokenizer = SentencePiece(None, str(tmp_path / "other.model"))
+    assert (tokenizer.bos, tokenizer.eos, tokenizer.pad) == (5, 6, 7)
 
 
 def test_a_newline_in_the_text_is_not_the_separator(gemma_like):

@@ -120,9 +120,9 @@ def test_files_of_another_kind_are_one_clear_line(tmp_path):
         small(weights=str(tmp_path / "gone.ckpt")).load_pretrained()
     with pytest.raises(ValueError, match="holds no weights of a SmallKL"):
         small(weights=written(tmp_path, "ckpt", {"backbone.weight": torch.ones(1)})).load_pretrained()
-    for name in ("page.ckpt", "page.safetensors"):
+    for name, message in {"page.ckpt": "refused, not plain tensors", "page.safetensors": "damaged"}.items():
         (tmp_path / name).write_text("<html>")
-        with pytest.raises(ValueError, match=f"{name} is not a checkpoint") as caught:
+        with pytest.raises(ValueError, match=f"{name}: {message}") as caught:
             small(weights=str(tmp_path / name)).load_pretrained()
         assert "\n" not in str(caught.value)
 

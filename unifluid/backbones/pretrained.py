@@ -127,13 +127,22 @@ def read_weights(pretrained: str, model_type: str, dtype: torch.dtype) -> tuple[
 
     Raises ValueError for another model_type, and for weights that are missing, extra, of another shape, or damaged.
     """
+    found = stored_config(pretrained).get_text_config(decoder=True).model_type
+    if found != model_type:
+        raise ValueError(f"backbone.pretrained {pretrained}: its model_type is {found}, the backbone's is {model_type}")
+    model = read_model(pretrained, dtype)
+    return model.get_decoder().state_dict(), model.get_output_embeddings().weight.detach()
+
+
+def read_model(pretrained: str, dtype: torch.dtype | str, setting: str = "backbone.pretrained") -> PreTrainedModel:
+    """The whole model of a folder or hub name, as the library builds it; `setting` is what errors say named it.
+
+    Raises ValueError for weights that are missing, extra, of another shape, or damaged.
+    """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.utils import logging
 
     config = stored_config(pretrained)
-    found = config.get_text_config(decoder=True).model_type
-    if found != model_type:
-        raise ValueError(f"backbone.pretrained {pretrained}: its model_type is {found}, the backbone's is {model_type}")
     auto = AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForImageTextToText
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the report it would log is raised below
@@ -147,15 +156,15 @@ def read_weights(pretrained: str, model_type: str, dtype: torch.dtype) -> tuple[
             ignore_mismatched_sizes=True,  # they are in the report, and refused below
         )
     except Exception as error:  # OSError, ValueError, RuntimeError, SafetensorError
-        raise ValueError(f"backbone.pretrained {pretrained}: {_damaged(pretrained) or _first_line(error)}") from error
+        raise ValueError(f"{setting} {pretrained}: {_damaged(pretrained) or _first_line(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
     for kind in ("missing", "unexpected", "mismatched"):
         names = sorted(n if isinstance(n, str) else f"{n[0]} {tuple(n[1])}" for n in report[f"{kind}_keys"])
         if names:
             some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise ValueError(f"backbone.pretrained {pretrained}: its weights do not fit its config, {kind}: {some}")
-    return model.get_decoder().state_dict(), model.get_output_embeddings().weight.detach()
+            raise ValueError(f"{setting} {pretrained}: its weights do not fit its config, {kind}: {some}")
+    return model
 
 
 def _damaged(folder: str) -> str | None:

@@ -21,13 +21,14 @@ COMMANDS = {  # name: (module with `run(command, args)`, what it does)
     "caption": ("sample", "describe pictures"),
     "answer": ("sample", "answer questions about pictures"),
     "edit": ("sample", "change pictures by instructions"),
+    "reconstruct": ("reconstruct", "check an image tokenizer: pictures encoded and decoded, with PSNR"),
     "export": ("export", "write a checkpoint as safetensors and config"),
     "data": ("data", "make, check, shard and cache data sets"),
 }
 
 
 def usage() -> str:
-    lines = [f"  {name:10} {text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:11} {text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: unifluid COMMAND [options]",

@@ -15,7 +15,9 @@ from torch.nn import functional as F
 
 from unifluid.interfaces import TrainableImageTokenizer
 from unifluid.layers import Conv
+from unifluid.tokenizers.gaussian import sample
 from unifluid.tokenizers.patching import patchify, square_grid, unpatchify
+from unifluid.weights import fit, read_tensors
 
 MOMENTUM = 0.01  # of the running statistics of latents
 PREFIXES = ("", "tokenizer.", "model.image_tokenizer.")  # where a file may keep the weights
@@ -120,39 +122,12 @@ class SmallKL(TrainableImageTokenizer):
         """Load `weights`. Raises ValueError naming the file, and the first tensor that does not fit."""
         if self.weights is None:
             return
-        tensors, own = _read(Path(self.weights)), self.state_dict()
+        tensors = read_tensors(Path(self.weights))
         prefix = next((p for p in PREFIXES if f"{p}latent_mean" in tensors), None)
         if prefix is None:
             raise ValueError(f"{self.weights} holds no weights of a SmallKL")
         found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        for name in sorted(own.keys() | found.keys()):
-            here, there = (tuple(d[name].shape) if name in d else "missing" for d in (own, found))
-            if here != there:
-                raise ValueError(f"{self.weights} does not fit this SmallKL: {name} is {there} there, {here} here")
-        self.load_state_dict(found)
-
-
-def sample(moments: Tensor, noise: Tensor | None) -> Tensor:
-    """Moments (B, 2C, h, w), noise (B, C, h, w) -> latents: mean + σ · noise, or the mean where noise is None."""
-    mean, log_variance = moments.chunk(2, dim=1)
-    if noise is None:
-        return mean
-    return mean + torch.exp(0.5 * log_variance.clamp(-30, 20)) * noise
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Tensors by name, of a checkpoint (its EMA where it has one) or a .safetensors file; never runs stored code."""
-    if not path.is_file():
-        raise ValueError(f"weights {path} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        return {**checkpoint["state_dict"], **checkpoint.get("ema", {})}
-    except Exception as error:  # torch and safetensors raise nearly anything on a file of another kind
-        raise ValueError(f"weights {path} is not a checkpoint or .safetensors file: {error}".splitlines()[0]) from error
+        fit(self, found, self.weights)
 
 
 class Block(nn.Module):
