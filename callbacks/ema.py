@@ -7,13 +7,16 @@ of the raw weights carries `_raw` on its first part (`geneval_raw/overall`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+
+from unifluid.sharding import gathered, reshard
+from unifluid.shards import local
 
 Weights = Literal["ema", "raw"]
 
@@ -23,7 +26,8 @@ class EMA(L.Callback):
 
     Update n = 0, 1, … has decay min(decay, (1 + n) / (10 + n)). Validation, test and prediction run with the averaged
     weights; the raw ones are back afterwards, and in every checkpoint, whatever happens. A checkpoint holds the
-    average as `checkpoint["ema"]` = {parameter name: fp32 tensor} and n as `checkpoint["ema_updates"]`.
+    average as `checkpoint["ema"]` = {parameter name: fp32 tensor} and n as `checkpoint["ema_updates"]`. Where the model
+    is sharded, so is the average: every process keeps that of its own part.
 
     List it before the callbacks that evaluate, so that they see the average of the step they run at.
 
@@ -60,24 +64,25 @@ class EMA(L.Callback):
     def update(self, module: nn.Module) -> None:
         """One update from the live weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        live = [p.float() for p in self._parameters(module)]
-        torch._foreach_lerp_(list(self.weights.values()), live, 1 - decay)
+        live = [local(p).float() for p in self._parameters(module)]
+        torch._foreach_lerp_([local(w) for w in self.weights.values()], live, 1 - decay)
         self.updates += 1
 
     @torch.no_grad()
     def _make_live(self, module: nn.Module, weights: Weights) -> None:
         if weights == self.live or not self.weights:
             return
-        parameters = self._parameters(module)
+        parameters = [local(p) for p in self._parameters(module)]
         if weights == "ema":
             self._raw = [p.detach().clone() for p in parameters]
-            torch._foreach_copy_(parameters, list(self.weights.values()))
+            torch._foreach_copy_(parameters, [local(w) for w in self.weights.values()])
         else:
             torch._foreach_copy_(parameters, self._raw)
             self._raw = None
 
     def _parameters(self, module: nn.Module) -> list[nn.Parameter]:
         """The parameters that are averaged, in the order of `weights`."""
+        reshard(module)
         parameters = dict(module.named_parameters())
         missing = [name for name in self.weights if name not in parameters]
         if missing:
@@ -143,10 +148,10 @@ def find_ema(trainer: L.Trainer) -> EMA | None:
 
 @contextmanager
 def live_weights(trainer: L.Trainer, module: nn.Module, weights: Weights) -> Iterator[Weights]:
-    """`weights` are live inside; gives what really is live: a run that keeps no EMA has only raw weights."""
+    """`weights` are live inside; gives what really is live: a run that keeps no EMA has only raw weights.
+
+    A sharded model is whole inside: all ranks must take part, but need not do the same there.
+    """
     ema = find_ema(trainer)
-    if ema is None:
-        yield "raw"
-        return
-    with ema.swapped(module, weights):
-        yield ema.live
+    with nullcontext() if ema is None else ema.swapped(module, weights), gathered(module):
+        yield "raw" if ema is None else ema.live

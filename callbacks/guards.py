@@ -10,6 +10,12 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from unifluid.sequence import Batch
+from unifluid.shards import whole
+
+
+def gradient_norm(optimizer: Optimizer) -> Tensor:
+    """Norm of all gradients, over all shards: all ranks must ask for it."""
+    return whole(get_total_norm([p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]))
 
 
 class NonFiniteGuard(L.Callback):
@@ -43,9 +49,8 @@ class NonFiniteGuard(L.Callback):
         self._losses.append(loss.detach())
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         # One value to wait for: any infinity or NaN in a loss or a gradient makes this sum infinite or NaN.
-        total = torch.stack([get_total_norm(gradients).float(), *(loss.float() for loss in self._losses)]).sum()
+        total = torch.stack([gradient_norm(optimizer).float(), *(loss.float() for loss in self._losses)]).sum()
         finite = trainer.strategy.reduce_boolean_decision(bool(total.isfinite()), all=True)
         ids, self._ids, self._losses = self._ids, [], []
         self.in_a_row = 0 if finite else self.in_a_row + 1

@@ -61,20 +61,20 @@ class SampleGrid(Scheduled):
         self.sampling, self.text = sampling, text
 
     def run(self, trainer: L.Trainer, module: L.LightningModule, stage: Stage) -> None:
-        if trainer.is_global_zero:
-            with (
-                live_weights(trainer, module, self.weights),
-                trained_precision(trainer),
-                progress_bar(trainer, "samples") as progress,
-            ):
-                sections = [self.section(module, dataset, progress) for dataset in self.datasets]
-            sheet = draw_sheet(sections)
-            save(sheet, Path(trainer.default_root_dir) / FILE)
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_image("samples", np.asarray(sheet), self.step, dataformats="HWC")
-                    logger.experiment.add_text("samples", as_markdown(sections), self.step)
+        with live_weights(trainer, module, self.weights):
+            if trainer.is_global_zero:
+                self.draw(trainer, module)
         trainer.strategy.barrier("samples")
+
+    def draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        with trained_precision(trainer), progress_bar(trainer, "samples") as progress:
+            sections = [self.section(module, dataset, progress) for dataset in self.datasets]
+        sheet = draw_sheet(sections)
+        save(sheet, Path(trainer.default_root_dir) / FILE)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image("samples", np.asarray(sheet), self.step, dataformats="HWC")
+                logger.experiment.add_text("samples", as_markdown(sections), self.step)
 
     def section(self, module: L.LightningModule, dataset: ExampleDataset, progress: Progress) -> Section:
         """The model's results on the first examples of one data set."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from callbacks.guards import gradient_norm
 from callbacks.schedule import Scheduled
 from callbacks.scores import merge_scores
 from unifluid.sequence import Batch
@@ -80,8 +80,7 @@ class Throughput(L.Callback):
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         step = trainer.global_step + 1
         if step % self.every == 0:
-            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            log(trainer, {"train/gradient_norm": get_total_norm(gradients).item()}, step)
+            log(trainer, {"train/gradient_norm": gradient_norm(optimizer).item()}, step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int

@@ -16,8 +16,9 @@ FILES = sorted(f for package in ("unifluid", "datamodules", "callbacks") for f i
 MATHS = tuple(
     f"unifluid.{name}" for name in ("interfaces", "sequence", "randomness", "precision", "diffusion", "layers")
 )
-STORES = ("unifluid", "unifluid.configs", "unifluid.storage", "unifluid.checkpoints")
+STORES = ("unifluid", "unifluid.configs", "unifluid.shards", "unifluid.storage", "unifluid.checkpoints")
 TRAINING = ("unifluid.optimization", "unifluid.model")
+SCORING = ("unifluid.decoding", "unifluid.evaluation")
 PARTS = ("backbones", "tokenizers", "encoders", "heads")
 EVERYTHING = ("unifluid", "datamodules", "callbacks")
 ANY = "(any library)"
@@ -29,16 +30,18 @@ ROOMS = {
     **{f"unifluid.{part}": ((*MATHS, "unifluid.weights"), ANY) for part in PARTS},
     "unifluid.model": (MATHS, ("torch", "einops")),
     "unifluid.decoding": ((*MATHS, "unifluid.model"), ("torch", "einops")),
-    "unifluid.optimization": (MATHS, ("torch",)),
+    "unifluid.shards": ((), ("torch",)),
+    "unifluid.optimization": ((*MATHS, "unifluid.shards"), ("torch",)),
     "unifluid.configs": (MATHS, ()),
-    "unifluid.storage": ((), ("torch", "lightning")),
+    "unifluid.storage": (("unifluid.shards",), ("torch", "lightning")),
     "unifluid.paligemma": ((*MATHS, "unifluid.backbones", "unifluid.encoders"), ANY),
     "unifluid.checkpoints": ((*MATHS, *STORES, "unifluid.paligemma"), ("torch", "lightning", "safetensors")),
-    "unifluid.module": ((*MATHS, *STORES, *TRAINING), ("torch", "lightning")),
+    "unifluid.sharding": ((*MATHS, "unifluid.shards", "unifluid.storage", "unifluid.model"), ("torch", "lightning")),
+    "unifluid.module": ((*MATHS, *STORES, *TRAINING, "unifluid.sharding"), ("torch", "lightning")),
     "unifluid.autoencoder": ((*MATHS, *STORES, *TRAINING), ("torch", "lightning")),
     "unifluid.evaluation": (MATHS, ANY),
     "datamodules": ((*MATHS, "unifluid.configs"), ANY),
-    "callbacks": (("unifluid.decoding", "unifluid.evaluation", "unifluid.storage", "datamodules", *MATHS), ANY),
+    "callbacks": ((*SCORING, "unifluid.storage", "unifluid.shards", "unifluid.sharding", "datamodules", *MATHS), ANY),
     "unifluid.pipeline": (EVERYTHING, ANY),
     "unifluid.cli": (EVERYTHING, ANY),
     "unifluid.__main__": (("unifluid.cli",), ()),

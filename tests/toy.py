@@ -77,8 +77,7 @@ def make_module(**options):
         image_encoder=tiny.Patches(),
         image_head=functools.partial(FlowMLP, **tiny.HEAD),
         text_head=ClassificationHead(),
-        optimization=AdamW(lr=1e-3),
-        **options,
+        **{"optimization": AdamW(lr=1e-3)} | options,
     )
 
 

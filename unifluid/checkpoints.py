@@ -59,14 +59,15 @@ def read(path: str | Path, weights: Weights | None = None) -> Stored:
     Raises FileNotFoundError or ValueError in one line that names the file.
     """
     path = Path(path)
-    stored = _read_folder(path) if path.is_dir() else _read_checkpoint(path, weights)
+    exported = path.is_dir() and not storage.is_sharded(path)
+    stored = _read_folder(path) if exported else _read_checkpoint(path, weights)
     if weights not in (None, stored.weights):
         raise ValueError(f"{path}: holds {stored.weights} weights only, but {weights} were asked for")
     return stored
 
 
 def _read_checkpoint(path: Path, weights: Weights | None) -> Stored:
-    checkpoint = storage.load(path, mmap=True)  # the optimizer's state stays on disk
+    checkpoint = storage.load(path, mmap=True, skip=("optimizer_states",))  # that stays on disk
     config, tensors = _stored_config(checkpoint, path), checkpoint["state_dict"]
     tokenizer = _bytes(checkpoint["tokenizer"]) if "tokenizer" in checkpoint else None
     if weights == "raw" or not checkpoint.get("ema"):

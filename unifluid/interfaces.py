@@ -47,6 +47,11 @@ class Part(Recorded, nn.Module, ABC):
     def load_pretrained(self) -> None:
         """Load the weights this part's arguments name, if any. Called once for a fresh run, never on restore."""
 
+    def layers(self) -> list[nn.Module]:
+        """The submodules that hold most of its parameters, each used by calling it and by nothing else: they can be
+        sharded, compiled and recomputed one at a time."""
+        return []
+
 
 class Cache(ABC):
     """Keys and values of the positions seen so far, in storage allocated once.

@@ -73,6 +73,10 @@ class UniFluidModel(nn.Module):
         """The exchangeable parts."""
         return self.backbone, self.text_head, self.image_encoder, self.image_tokenizer, self.image_head
 
+    def layers(self) -> list[nn.Module]:
+        """The heavy layers of all parts that take part in training steps; the image tokenizer is none of them."""
+        return [*self.backbone.layers(), *self.image_encoder.layers(), *self.image_head.layers()]
+
     def train(self, mode: bool = True) -> UniFluidModel:
         """The image tokenizer is frozen: it stays in evaluation mode."""
         super().train(mode)

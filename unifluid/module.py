@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning as L
@@ -17,7 +17,8 @@ from unifluid.configs import describe, factory_of
 from unifluid.interfaces import Backbone, ImageEncoder, ImageHead, ImageTokenizer, Recorded, TextHead, TextTokenizer
 from unifluid.model import TokenLosses, UniFluidModel
 from unifluid.optimization import AdamW
-from unifluid.sequence import TASKS, Batch, Collate, Formatter, Order
+from unifluid.sequence import TASKS, Batch, Collate, Formatter, Order, Task
+from unifluid.sharding import FSDP2, Skeleton, shard
 
 
 class UniFluid(Recorded, L.LightningModule):
@@ -114,10 +115,6 @@ class UniFluid(Recorded, L.LightningModule):
         self.init_args |= {"backbone": factory_of(backbone, 1), "image_head": factory_of(head, 2)}
         if self.frozen is not None:
             self.model.freeze(self.frozen)
-        if self.compile_model:
-            self.model.backbone.compile()
-            head = self.model.image_head  # called by its `loss`, which nn.Module.compile would leave alone
-            head.loss = torch.compile(head.loss)
         # Only a fresh run reads files of weights. (trainer.fit(ckpt_path=…) sets ckpt_path later than this, so it reads
         # them in vain; the command line sets trainer.ckpt_path.)
         if self._trainer is not None and self.trainer.ckpt_path is None:
@@ -125,6 +122,21 @@ class UniFluid(Recorded, L.LightningModule):
                 part.load_pretrained()
             if self.init_from is not None:
                 start_from(self, self.init_from, self.init_weights)
+        if self.device_mesh is not None:
+            self._shard()
+        elif self.compile_model:
+            self.model.backbone.compile()
+            head = self.model.image_head  # called by its `loss`, which nn.Module.compile would leave alone
+            head.loss = torch.compile(head.loss)
+
+    def _shard(self) -> None:
+        if not isinstance(self.trainer.strategy, FSDP2):
+            raise ValueError("trainer.strategy: to shard a model, give {class_path: unifluid.sharding.FSDP2}")
+        self.skeleton = Skeleton(self.model)
+        if self.compile_model:  # a layer at a time: gathering comes between them
+            for layer in self.model.layers():
+                layer.compile()
+        shard(self.model, self.trainer.strategy.mesh, self.trainer.precision)
 
     @property
     def image_tokenizer(self) -> ImageTokenizer:
@@ -189,26 +201,41 @@ class UniFluid(Recorded, L.LightningModule):
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         text = (losses.text * batch.label_weight).sum() * parts / max(batch.text_rows_in_step, 1)
         visual = losses.image.mean((1, 2)).sum() * parts / max(batch.image_rows_in_step, 1)
-        self.log_dict({"train/text": text.detach(), "train/visual": visual.detach()}, prog_bar=True)
-        self._log_tasks("train", losses, batch)
+        self.log_dict({"train/text": text.detach(), "train/visual": visual.detach()}, prog_bar=True, sync_dist=True)
+        for task, total, n in self._task_losses(losses, batch):
+            self.log(f"train/{task}", total / n)
         return visual + self.lam * text
 
-    def _log_tasks(self, stage: str, losses: TokenLosses, batch: Batch) -> None:
-        """Mean loss of each task in this batch."""
-        examples = len(batch.text_tasks)
+    def _task_losses(self, losses: TokenLosses, batch: Batch) -> Iterator[tuple[Task, Tensor, int]]:
+        """For each task in this batch the sum of its examples' losses, and how many they are."""
         weighted = losses.text.detach() * batch.label_weight
-        text = weighted.new_zeros(examples).index_add(0, batch.label_example, weighted)
+        text = weighted.new_zeros(len(batch.text_tasks)).index_add(0, batch.label_example, weighted)
         image = losses.image.detach().mean((1, 2))
         for per_example, tasks in ((text, batch.text_tasks), (image, batch.target_tasks)):
-            for task in TASKS:
+            for task in dict.fromkeys(tasks):
                 chosen = [i for i, t in enumerate(tasks) if t == task]
-                if chosen:
-                    value = per_example[torch.tensor(chosen, device=per_example.device)].mean()
-                    sync = {} if stage == "train" else {"sync_dist": True, "on_epoch": True}
-                    self.log(f"{stage}/{task}", value, batch_size=len(chosen), **sync)
+                yield task, per_example[torch.tensor(chosen, device=per_example.device)].sum(), len(chosen)
+
+    def on_validation_epoch_start(self) -> None:
+        self.totals = {task: torch.zeros(2, dtype=torch.float64) for task in TASKS}  # loss, examples
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Losses on the same times, noise and orders every time."""
-        self._log_tasks("val", self.token_losses(batch, "val"), batch)
+        for task, total, n in self._task_losses(self.token_losses(batch, "val"), batch):
+            self.totals[task] += torch.tensor([total.item(), n], dtype=torch.float64)
 
-    test_step = validation_step  # the same figures, under the same names, with the scores of the callbacks
+    def on_validation_epoch_end(self) -> None:
+        """Means over the examples of all ranks, of which one may have had none of some task."""
+        for task, (total, n) in zip(TASKS, self._over_ranks(torch.stack([*self.totals.values()])).tolist(), strict=True):
+            if n:
+                self.log(f"val/{task}", total / n)
+
+    def _over_ranks(self, totals: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(totals.to(self.device, torch.float32), reduce_op="sum")
+
+    # the same figures, under the same names, with the scores of the callbacks
+    on_test_epoch_start, test_step, on_test_epoch_end = (
+        on_validation_epoch_start,
+        validation_step,
+        on_validation_epoch_end,
+    )

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from unifluid.interfaces import Recorded
 from unifluid.precision import fast_bf16
+from unifluid.shards import cut_like, whole
 
 Schedule = Literal["constant", "linear", "cosine"]
 SHAPES: dict[str, Callable[[float], float]] = {  # share of the fall that is over -> factor, from 1 to 0
@@ -157,12 +158,15 @@ class BatchedMuon(torch.optim.Muon):
                 if p.grad is not None:
                     equal[p.shape].append(p)
             for shape, parameters in equal.items():
-                update = torch.stack([self._momentum(p, group["momentum"]) for p in parameters])
+                update = torch.stack([whole(self._momentum(p, group["momentum"])) for p in parameters])
                 dtype = torch.bfloat16 if fast_bf16(update.device) else torch.float32
                 update = orthogonalized(update.to(dtype), group["ns_coefficients"], group["ns_steps"])
+                update = update.to(parameters[0].dtype)
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
                 rate = group["lr"] * 0.2 * math.sqrt(max(shape))  # adjust_lr_fn "match_rms_adamw"
-                torch._foreach_add_(parameters, list(update.to(parameters[0].dtype)), alpha=-rate)
+                # Shards of a matrix cannot be orthogonalised apart: every process has done all of it.
+                updates = [cut_like(u, p) for u, p in zip(update, parameters, strict=True)]
+                torch._foreach_add_(parameters, updates, alpha=-rate)
 
     def _momentum(self, p: nn.Parameter, momentum: float) -> Tensor:
         """Nesterov momentum of the gradient."""

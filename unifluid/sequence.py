@@ -270,8 +270,8 @@ def pack(
     The two counts normalise the losses over a whole optimizer step; None means that this batch is the step.
     """
     lengths = [formatter.length(s) for s in segments]
-    row_length = max(row_length, *lengths)
-    rows = first_fit(lengths, row_length)
+    row_length = max([row_length, *lengths])
+    rows = first_fit(lengths, row_length) or [[]]  # a batch of no segments is a row of padding: ranks go in step
     placed = [(segments[i], r, start, k + 1) for r, row in enumerate(rows) for k, (i, start) in enumerate(row)]
     batch = _assemble(placed, formatter, len(rows), row_length, lengths=formatter.length)
     text = sum(s.order is None for s in segments)

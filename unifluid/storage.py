@@ -3,6 +3,9 @@
 A checkpoint is torch's zip archive, which carries a CRC of every record, so no manifest can be out of step with it. It
 is written to a temporary file in its own folder, flushed to disk and renamed. The file it replaces is kept as
 NAME.previous.ckpt: if the disk damages the newest, one save interval is lost and not the run.
+
+A checkpoint of a sharded run is a folder, written and renamed alike: meta.pt is such an archive, without the tensors
+that processes hold in shards; those are beside it (`shards`). Everything here takes either.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import contextlib
 import os
 import pickle
 import re
+import shutil
 import warnings
 import zipfile
 from pathlib import Path
@@ -19,7 +23,10 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins import CheckpointIO
 
+from unifluid import shards
+
 LAST = "last.ckpt"
+META = "meta.pt"
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -35,8 +42,8 @@ class AtomicCheckpointIO(CheckpointIO):
         return load(path)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        Path(path).unlink(missing_ok=True)
-        previous(path).unlink(missing_ok=True)
+        _remove(Path(path))
+        _remove(previous(path))
 
 
 def previous(path: str | Path) -> Path:
@@ -48,17 +55,14 @@ def previous(path: str | Path) -> Path:
 def save(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Write `checkpoint` to `path`. On an OSError, which names `path`, what was there before is untouched."""
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")  # one name: what a killed process left is overwritten
+    partial = unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():
-            os.replace(path, previous(path))
-        os.replace(partial, path)
-        _sync_folder(path.parent)
+        _install(partial, path)
     except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             partial.unlink()
@@ -67,6 +71,45 @@ def save(checkpoint: dict[str, Any], path: str | Path) -> None:
         if isinstance(cause, OSError):
             raise OSError(cause.errno, f"the checkpoint cannot be written: {cause.strerror}", str(path)) from error
         raise
+
+
+def start_sharded(path: str | Path) -> Path:
+    """An empty folder into which a sharded checkpoint is to be written, for `finish_sharded`. On one process."""
+    partial = unfinished(path)
+    _remove(partial)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def finish_sharded(rest: dict[str, Any], path: str | Path) -> None:
+    """All shards are written: add `rest`, what is not sharded, and make it the checkpoint. On one process."""
+    partial = unfinished(path)
+    save(rest, partial / META)
+    _install(partial, Path(path))
+
+
+def unfinished(path: str | Path) -> Path:
+    """Where a checkpoint is written. Always the same name: what a killed process left is overwritten."""
+    path = Path(path)
+    return path.with_name(f".{path.name}.partial")
+
+
+def _install(partial: Path, path: Path) -> None:
+    """`partial` becomes `path`, what was there becomes `previous(path)`."""
+    if path.exists():
+        before = previous(path)
+        if before.is_dir() or path.is_dir():  # a file is replaced in one go
+            _remove(before)
+        os.replace(path, before)
+    os.replace(partial, path)
+    _sync_folder(path.parent)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -79,7 +122,16 @@ def _sync_folder(folder: Path) -> None:
 
 
 def verify(path: str | Path) -> None:
-    """Read all of `path` against its CRCs. Raises FileNotFoundError, or ValueError if it is damaged."""
+    """Read all of `path` against its CRCs. Raises FileNotFoundError, or ValueError if it is damaged.
+
+    Of a folder the small parts: its shards are looked at when they are read, by the processes that need them.
+    """
+    if is_sharded(path):
+        verify(Path(path) / META)
+        shards.verify(Path(path))
+        return
+    if Path(path).is_dir():
+        raise ValueError(f"{path}: damaged or not a checkpoint ({META} is missing)")
     if not Path(path).is_file():
         raise FileNotFoundError(2, "no such checkpoint", str(path))
     try:
@@ -91,8 +143,22 @@ def verify(path: str | Path) -> None:
         raise ValueError(f"{path}: damaged, {bad} does not match its checksum")
 
 
-def load(path: str | Path, mmap: bool = False) -> dict[str, Any]:
-    """The verified checkpoint at `path`, on the CPU. Raises FileNotFoundError or ValueError; never runs stored code."""
+def is_sharded(path: str | Path) -> bool:
+    """Whether `path` is the checkpoint of a sharded run."""
+    return (Path(path) / META).is_file()
+
+
+def load(
+    path: str | Path, mmap: bool = False, place: shards.Place | None = None, skip: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The verified checkpoint at `path`, on the CPU. Raises FileNotFoundError or ValueError; never runs stored code.
+
+    Of a sharded one, `place` says into what its shards are read (default: whole tensors), and entries named in `skip`
+    are not read: meta tensors stand in their place.
+    """
+    if is_sharded(path):
+        verify(path)
+        return shards.read(load(Path(path) / META), Path(path), place, skip)
     verify(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -110,10 +176,8 @@ def latest(folder: str | Path) -> Path | None:
     """
     newest = Path(folder) / LAST
     damage: ValueError | None = None
-    if newest.is_dir():  # of a sharded strategy: torch's distributed checkpoint, with checks of its own
-        return newest
     for path in (newest, previous(newest)):
-        if path.is_file():
+        if path.exists():
             try:
                 verify(path)
                 return path

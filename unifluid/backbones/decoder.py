@@ -86,6 +86,9 @@ class Decoder(Backbone):
     def output_weight(self) -> Tensor:
         return self.embedding.weight if self.output is None else self.output.weight
 
+    def layers(self) -> list[nn.Module]:
+        return list(self.blocks)
+
     def embed(self, ids: Tensor) -> Tensor:
         return self.embedding(ids) * math.sqrt(self.width)
 

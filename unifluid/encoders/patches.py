@@ -63,6 +63,9 @@ class Patches(ImageEncoder):
         for block in self.vit.blocks:
             block.attn.fused_attn = False  # on CPUs, the fused backward in bf16 is ten times slower at few tokens
 
+    def layers(self) -> list[nn.Module]:
+        return list(self.vit.blocks)
+
     def forward(self, image: Tensor) -> Tensor:
         return self.vit.forward_features(image)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unifluid import diffusion
 from unifluid.heads.mlp import AdaLNMLP
@@ -25,6 +25,9 @@ class DiffusionMLP(ImageHead):
         self.net = AdaLNMLP(token_dim, 2 * token_dim, condition_dim, depth, width)
         self.schedule = diffusion.cosine_schedule(train_steps)
         self.table = self.schedule.table
+
+    def layers(self) -> list[nn.Module]:
+        return [self.net]
 
     def times(self, u: Tensor) -> Tensor:
         """Uniform draws (...) -> steps (...), int64, uniform."""

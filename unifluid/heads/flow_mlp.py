@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unifluid import diffusion
 from unifluid.heads.mlp import AdaLNMLP
@@ -51,6 +51,9 @@ class FlowMLP(ImageHead):
         self.time_mean, self.time_std = time_mean, time_std
         self.sampler, self.time_shift, self.prediction = sampler, time_shift, prediction
         self.net = AdaLNMLP(token_dim, token_dim, condition_dim, depth, width)
+
+    def layers(self) -> list[nn.Module]:
+        return [self.net]
 
     def times(self, u: Tensor) -> Tensor:
         """Uniform draws (...) -> logit-normal times (...) in [0, 1]."""
