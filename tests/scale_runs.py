@@ -1,6 +1,7 @@
 """Short runs of a tiny model under every strategy, in one process or as one of several, for test_scale.py.
 
-`python scale_runs.py FOLDER` as one rank of two makes all runs that need two; FOLDER/one holds that of one process.
+`python scale_runs.py FOLDER STRATEGY/NAME …`, as one rank of two, makes these runs one after the other. A NAME is a case,
+or from_SOURCE: the rest of the run FOLDER/SOURCE/apart, from its checkpoint.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from callbacks.ema import EMA
 from callbacks.guards import NonFiniteGuard
 from datamodules.mixture import Mixture, Stream
 from datamodules.shapes import Shapes
+from unifluid.heads import ClassificationHead
 from unifluid.optimization import Muon
 from unifluid.sequence import TASKS
 from unifluid.sharding import FSDP2
@@ -58,22 +60,16 @@ class SaveAt(L.Callback):
             trainer.save_checkpoint(self.path, weights_only=False)
 
 
-def run(
-    strategy: str,
-    out: Path,
-    case: str = "mixed",
-    world: int = 1,
-    ckpt: Path | None = None,
-    muon: bool = False,
-    precision: str = "32-true",
-) -> dict[str, Any]:
-    """Ten steps, or the rest of them -> losses, scores of validation, and a sum over weights and averages."""
-    rows, accumulate = CASES[case]
-    options = {"optimization": Muon(lr=1e-3, newton_schulz=3)} if muon else {}
+def run(folder: Path, job: str, world: int = 1) -> dict[str, Any]:
+    """Ten steps, or the rest of them -> losses of steps and of validation, which are kept in FOLDER/JOB as well."""
+    strategy, name = job.split("/")
+    source = name.removeprefix("from_")
+    ckpt = folder / source / "apart" / "saved.ckpt" if name != source else None
+    rows, accumulate = CASES.get(name, CASES["apart" if ckpt else "mixed"])
+    options = {"optimization": Muon(lr=1e-3, newton_schulz=3)} if name == "muon" else {}
+    options["text_head"] = ClassificationHead(max_logits=80)  # two rows a chunk
     module = make_module(lam=0.3, copies=2, prompt_dropout=0.3, source_dropout=0.3, **options)
-    streams = {task: Stream(Shapes(task), n) for task, n in rows.items()}
-    validation = {task: Shapes(task, split="val") for task in ("generate", "caption")}
-    losses, ema = Losses(), EMA(0.9)
+    losses, ema, out = Losses(), EMA(0.9), folder / job
     trainer = make_trainer(
         out,
         ema,
@@ -89,30 +85,22 @@ def run(
         limit_val_batches=None,
         val_check_interval=STEPS * accumulate,
         use_distributed_sampler=False,
-        precision=precision,
+        precision="bf16-mixed" if name == "bf16" else "32-true",
     )
     trainer.ckpt_path = ckpt
-    # two validation batches on rank 0, of which the other has no part in the second: 1 + 2 examples, a row a batch
-    data = Mixture(streams, validation, validation_examples=2 if case == "mixed" else 1, validation_batch=1)
+    streams = {task: Stream(Shapes(task), n) for task, n in rows.items()}
+    validation = {"one": Shapes("generate", split="val", length=1), "two": Shapes("caption", split="val", length=2)}
+    # Three rows to validate on, one a batch: the second rank has nothing in its second batch.
+    data = Mixture(streams, validation, validation_batch=1)
     trainer.fit(module, data)
     values = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
     found = {"losses": losses.steps, "val": values, "updates": ema.updates}
     if trainer.is_global_zero:
+        out.mkdir(parents=True, exist_ok=True)
         (out / "found.json").write_text(json.dumps(found))
     return found
 
 
-def main(folder: Path) -> None:
-    for strategy in ("ddp", "fsdp2"):
-        for case in CASES:
-            run(strategy, folder / strategy / case, case, world=2)
-    run("fsdp2_file", folder / "fsdp2_file" / "mixed", world=2)
-    run("fsdp2", folder / "fsdp2" / "muon", world=2, muon=True)
-    run("fsdp2", folder / "fsdp2" / "bf16", world=2, precision="bf16-mixed")
-    for source in ("one", "ddp", "fsdp2", "fsdp2_file"):
-        for target in ("ddp", "fsdp2"):
-            run(target, folder / target / f"from_{source}", world=2, ckpt=folder / source / "mixed" / "saved.ckpt")
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    for job in sys.argv[2:]:
+        run(Path(sys.argv[1]), job, world=2)

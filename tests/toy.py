@@ -76,8 +76,7 @@ def make_module(**options):
         image_tokenizer=tiny.Pixels(),
         image_encoder=tiny.Patches(),
         image_head=functools.partial(FlowMLP, **tiny.HEAD),
-        text_head=ClassificationHead(),
-        **{"optimization": AdamW(lr=1e-3)} | options,
+        **{"text_head": ClassificationHead(), "optimization": AdamW(lr=1e-3)} | options,
     )
 
 

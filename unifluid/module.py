@@ -226,7 +226,9 @@ class UniFluid(Recorded, L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Means over the examples of all ranks, of which one may have had none of some task."""
-        for task, (total, n) in zip(TASKS, self._over_ranks(torch.stack([*self.totals.values()])).tolist(), strict=True):
+        for task, (total, n) in zip(
+            TASKS, self._over_ranks(torch.stack([*self.totals.values()])).tolist(), strict=True
+        ):
             if n:
                 self.log(f"val/{task}", total / n)
 

@@ -1,11 +1,9 @@
-"""Two ranks find what one finds, and skip a step together."""
+"""Two ranks find what one finds, and skip a step together, also where the model is spread over them."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from ranks import launch
 
 SCRIPT = """
 import sys
@@ -16,9 +14,12 @@ from callbacks.guards import NonFiniteGuard
 from callbacks.throughput import Throughput
 from callbacks.understanding import CaptionAccuracy, QuestionAccuracy
 from datamodules.shapes import Shapes
+from callbacks.samples import SampleGrid
 from unifluid.decoding import TextSampling
+from unifluid.sharding import FSDP2
+from unifluid.shards import whole
 
-world, out = int(sys.argv[1]), sys.argv[2]
+world, strategy, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 answers = Shapes("answer", split="val")
 
 class Scripted(QuestionAccuracy):  # right where the index is a multiple of three
@@ -35,14 +36,14 @@ guard = NonFiniteGuard()
 scripted = Scripted(answers, n=19, sampling=TextSampling(max_tokens=2))
 one = CaptionAccuracy(Shapes("caption"), n=1)  # fewer examples than ranks
 trainer = L.Trainer(
-    accelerator="cpu", devices=world, strategy="ddp_find_unused_parameters_true" if world > 1 else "auto", max_steps=3,
+    accelerator="cpu", devices=world, strategy=FSDP2() if strategy == "fsdp2" else strategy, max_steps=3,
     logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     default_root_dir=out, num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False,
-    callbacks=[EMA(0.5), Poison(), guard, Throughput(2), scripted, one],
+    callbacks=[EMA(0.5), Poison(), guard, Throughput(2), scripted, one, SampleGrid([answers], n=1)],
 )
 module = make_module()
 trainer.fit(module, make_data())
-total = sum(p.double().sum().item() for p in module.parameters())
+total = sum(whole(p.detach()).double().sum().item() for p in module.parameters())
 open(f"{out}/rank{trainer.global_rank}.json", "w").write(f"[{guard.skipped}, {total}]")
 """
 
@@ -51,15 +52,16 @@ open(f"{out}/rank{trainer.global_rank}.json", "w").write(f"[{guard.skipped}, {to
 def test_two_ranks_are_as_one(tmp_path):
     found = {}
     (tmp_path / "script.py").write_text(SCRIPT)
-    path = ":".join(str(p) for p in (Path(__file__).parents[1], Path(__file__).parents[2]))
-    for world in (1, 2):
-        out = tmp_path / str(world)
+    for world, strategy in ((1, "auto"), (2, "ddp"), (2, "fsdp2")):
+        out = tmp_path / strategy
         out.mkdir()
-        command = [sys.executable, str(tmp_path / "script.py"), str(world), str(out)]
-        subprocess.run(command, check=True, env={"PYTHONPATH": path, "PATH": "", "OMP_NUM_THREADS": "1"}, timeout=500)
+        launch(tmp_path / "script.py", world, strategy, out, world=world)
         ranks = [json.loads((out / f"rank{r}.json").read_text()) for r in range(world)]
         assert all(rank == ranks[0] for rank in ranks) and ranks[0][0] == 1
-        found[world] = json.loads((out / "scores.json").read_text()), ranks[0][1]
-    assert found[1][0] == found[2][0] and found[1][0]["qa/accuracy"] == 7 / 19
-    assert found[1][0]["n/captions/exact"] == 1
-    assert found[1][1] == pytest.approx(found[2][1], rel=1e-5)
+        assert (out / "samples.png").exists()
+        found[strategy] = json.loads((out / "scores.json").read_text()), ranks[0][1]
+    scores, total = found["auto"]
+    assert scores["qa/accuracy"] == 7 / 19 and scores["n/captions/exact"] == 1
+    for strategy in ("ddp", "fsdp2"):
+        assert found[strategy][0] == scores
+        assert found[strategy][1] == pytest.approx(total, rel=1e-5)
