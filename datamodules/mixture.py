@@ -208,9 +208,7 @@ class Mixture(L.LightningDataModule):
             dataset.check_tokenizer(self.trainer.lightning_module.image_tokenizer)
         rows = FixedRows(self.validation, self.validation_examples)
         mine = range(self.trainer.global_rank, len(rows), self.trainer.world_size)
-        most = -(
-            -len(rows) // self.trainer.world_size
-        )  # rows of any rank: all have as many batches, some of them empty
+        most = -(-len(rows) // self.trainer.world_size)  # all ranks have as many batches, some of them empty
         batches = [list(mine[i : i + self.validation_batch]) for i in range(0, most, self.validation_batch)]
         return self._loader(rows, batches, self.trainer.lightning_module.collator(training=False))
 

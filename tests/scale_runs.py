@@ -1,7 +1,7 @@
 """Short runs of a tiny model under every strategy, in one process or as one of several, for test_scale.py.
 
-`python scale_runs.py FOLDER STRATEGY/NAME …`, as one rank of two, makes these runs one after the other. A NAME is a case,
-or from_SOURCE: the rest of the run FOLDER/SOURCE/apart, from its checkpoint.
+`python scale_runs.py FOLDER STRATEGY/NAME …`, as one rank of two, makes these runs one after the other. A NAME is a
+case, or from_SOURCE: the rest of the run FOLDER/SOURCE/apart, from its checkpoint.
 """
 
 from __future__ import annotations

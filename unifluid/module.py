@@ -217,27 +217,20 @@ class UniFluid(Recorded, L.LightningModule):
                 yield task, per_example[torch.tensor(chosen, device=per_example.device)].sum(), len(chosen)
 
     def on_validation_epoch_start(self) -> None:
-        self.totals = {task: torch.zeros(2, dtype=torch.float64) for task in TASKS}  # loss, examples
+        self.totals = torch.zeros(len(TASKS), 2, dtype=torch.float64)  # of losses, of examples
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Losses on the same times, noise and orders every time."""
         for task, total, n in self._task_losses(self.token_losses(batch, "val"), batch):
-            self.totals[task] += torch.tensor([total.item(), n], dtype=torch.float64)
+            self.totals[TASKS.index(task)] += torch.tensor([total.item(), n], dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
         """Means over the examples of all ranks, of which one may have had none of some task."""
-        for task, (total, n) in zip(
-            TASKS, self._over_ranks(torch.stack([*self.totals.values()])).tolist(), strict=True
-        ):
+        totals = self.trainer.strategy.reduce(self.totals.to(self.device, torch.float32), reduce_op="sum")
+        for task, (total, n) in zip(TASKS, totals.tolist(), strict=True):
             if n:
                 self.log(f"val/{task}", total / n)
 
-    def _over_ranks(self, totals: Tensor) -> Tensor:
-        return self.trainer.strategy.reduce(totals.to(self.device, torch.float32), reduce_op="sum")
-
     # the same figures, under the same names, with the scores of the callbacks
-    on_test_epoch_start, test_step, on_test_epoch_end = (
-        on_validation_epoch_start,
-        validation_step,
-        on_validation_epoch_end,
-    )
+    on_test_epoch_start, test_step = on_validation_epoch_start, validation_step
+    on_test_epoch_end = on_validation_epoch_end
