@@ -34,6 +34,8 @@ class CocoCaptions(Annotations):
         max_skipped, strict: see `Skipping`.
     """
 
+    task: Task = "caption"
+
     def __init__(
         self,
         annotations: str,
@@ -58,6 +60,8 @@ class CocoPictures(Annotations):
         sample: only so many pictures, drawn without replacement: 30,000 for FID as the field reports it.
         max_skipped, strict: see `Skipping`.
     """
+
+    task: Task = "generate"
 
     def __init__(
         self,

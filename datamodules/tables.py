@@ -69,6 +69,8 @@ class Table(Skipping):
 class HQEdit(Table):
     """HQ-Edit (arXiv 2404.09990), from input to output picture; `Table` with inverse_edit goes the other way."""
 
+    task: Task = "edit"
+
     def __init__(self, files: str, cache: str | None = None, max_skipped: float = 0.01, strict: bool = False):
         columns = {"image": "input_image", "target": "output_image", "instruction": "edit"}
         super().__init__(files, "edit", columns, cache=cache, max_skipped=max_skipped, strict=strict)
@@ -76,6 +78,8 @@ class HQEdit(Table):
 
 class UltraEdit(Table):
     """UltraEdit (arXiv 2407.05282): free-form and region-based files alike; masks are not used."""
+
+    task: Task = "edit"
 
     def __init__(self, files: str, cache: str | None = None, max_skipped: float = 0.01, strict: bool = False):
         columns = {"image": "source_image", "target": "edited_image", "instruction": "edit_prompt"}

@@ -23,6 +23,8 @@ class VQA(Annotations):
         max_skipped, strict: see `Skipping`.
     """
 
+    task: Task = "answer"
+
     def __init__(
         self,
         questions: str,

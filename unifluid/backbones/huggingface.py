@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unifluid.backbones import pretrained as library
 from unifluid.backbones.attention import Pattern
@@ -96,6 +96,9 @@ class HuggingFaceBackbone(Backbone):
     @property
     def output_weight(self) -> Tensor:
         return self.decoder.get_input_embeddings().weight if self.output is None else self.output.weight
+
+    def layers(self) -> list[nn.Module]:
+        return list(self.decoder.layers)
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.decoder.get_input_embeddings()(ids)

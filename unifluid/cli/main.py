@@ -22,6 +22,7 @@ COMMANDS = {  # name: (module with `run(command, args)`, what it does)
     "answer": ("sample", "answer questions about pictures"),
     "edit": ("sample", "change pictures by instructions"),
     "reconstruct": ("reconstruct", "check an image tokenizer: pictures encoded and decoded, with PSNR"),
+    "plan": ("plan", "parameters, FLOPs, memory and hours of a run, before it starts"),
     "export": ("export", "write a checkpoint as safetensors and config"),
     "data": ("data", "make, check, shard and cache data sets"),
 }

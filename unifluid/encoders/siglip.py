@@ -8,7 +8,7 @@ from typing import Any
 import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-from torch import Tensor
+from torch import Tensor, nn
 
 from unifluid.interfaces import ImageEncoder
 from unifluid.weights import fit, locate, read_tensors
@@ -72,6 +72,9 @@ class SigLIP(ImageEncoder):
         self.image_size, _ = self.vit.patch_embed.img_size
         self.num_tokens, self.width = self.vit.patch_embed.num_patches, self.vit.embed_dim
         self.mean, self.std = (self.vit.pretrained_cfg[name] for name in ("mean", "std"))
+
+    def layers(self) -> list[nn.Module]:
+        return list(self.vit.blocks)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.vit.forward_features(self.normalise(image))[:, self.vit.num_prefix_tokens :]
