@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from datamodules.files import Annotations, read_json
 from unifluid.randomness import derive
+from unifluid.sequence import Task
 
 
 class Picture(NamedTuple):

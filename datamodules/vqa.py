@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from datamodules.files import Annotations, read_json
+from unifluid.sequence import Task
 
 
 class VQA(Annotations):

@@ -39,6 +39,7 @@ ROOMS = {
     "unifluid.sharding": ((*MATHS, "unifluid.shards", "unifluid.storage", "unifluid.model"), ("torch", "lightning")),
     "unifluid.module": ((*MATHS, *STORES, *TRAINING, "unifluid.sharding"), ("torch", "lightning")),
     "unifluid.autoencoder": ((*MATHS, *STORES, *TRAINING), ("torch", "lightning")),
+    "unifluid.costs": ((*MATHS, "unifluid.model"), ("torch",)),
     "unifluid.evaluation": (MATHS, ANY),
     "datamodules": ((*MATHS, "unifluid.configs"), ANY),
     "callbacks": ((*SCORING, "unifluid.storage", "unifluid.shards", "unifluid.sharding", "datamodules", *MATHS), ANY),

@@ -1,6 +1,6 @@
 """What a training step costs, from a model without weights: nothing is computed and no memory is used.
 
-FLOPs are counted by torch as the step is traced, forward and backward, so that noise copies, attention, convolutions and
+FLOPs are counted by torch as the step is traced, forward and backward: noise copies, attention, convolutions and
 frozen parts are what they are. Activations are the tensors autograd keeps. Memory is arithmetic on top of both.
 """
 
