@@ -19,7 +19,8 @@ DEVICES = {  # name: (dense bf16 FLOP/s, bytes of memory), of NVIDIA's data shee
     "b200": (2250e12, 180e9),
 }
 TRACED_ROWS = 32  # examples traced for the FLOPs of a step: a step of thousands is as many times more
-FILES = ("weights", "init_from")  # arguments that name files: a plan does without them
+# Arguments that a plan changes: it does without files of weights, counts no FLOPs twice, and reckons with both ways.
+CHANGED = {"weights": None, "init_from": None, "checkpointing": False}
 EXAMPLES = """
   unifluid plan --config experiments/unifluid_gemma2_2b.yaml --device h200 --devices 64 --mfu 0.4
   unifluid plan --config experiments/demo.yaml --config experiments/strategy/fsdp.yaml --json
@@ -124,16 +125,16 @@ def build(config: dict[str, Any]) -> UniFluid:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(L.LightningModule, "model", required=True)
     with torch.device("meta"):
-        module = parser.instantiate(parser.parse_object({"model": without_files(config)})).model
+        module = parser.instantiate(parser.parse_object({"model": changed(config)})).model
         if not isinstance(module, UniFluid):
             raise ValueError(f"plan is for unifluid.UniFluid, the config trains {config['class_path']}")
         module.configure_model()
     return module
 
 
-def without_files(value: Any) -> Any:
+def changed(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: None if k in FILES else without_files(v) for k, v in value.items()}
+        return {k: CHANGED.get(k, changed(v)) for k, v in value.items()}
     return value
 
 
