@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,19 @@ VIT = {"patch_size": gemma.PATCH, "embed_dim": 24, "depth": 2, "num_heads": 4, "
 PARTS = {  # arguments of large parts, which take the rest from their files in `models`
     "AutoencoderKL": {"image_size": 16},
     "SigLIP": {"image_size": gemma.SIZE, "options": VIT},
+    "HuggingFaceBackbone": {"config": None},
+    "DiffusionMLP": {"depth": 1, "width": 32},
 }
 SIGLIPS = {
     "siglip-so400m-patch14-224": "vit_so400m_patch14_siglip_224",
     "siglip2-so400m-patch16-384": "vit_so400m_patch16_siglip_384",
 }
 PALIGEMMAS = {"paligemma-3b-pt-224": "gemma", "paligemma2-3b-pt-224": "gemma2"}
+MEMBERS = {  # of the fixture's shards
+    "generate": {"target": "png", "prompt": "txt"},
+    "caption": {"image": "png", "caption": "txt"},
+    "answer": {"image": "png", "question": "txt", "answers": "txt"},
+}
 SMALL = {"n": 1, "steps": 2, "rows": 2, "validation_examples": 2, "images_per_prompt": 1, "tokenizer_texts": 2000}
 ONE_STEP = {
     "max_steps": 1,
@@ -52,9 +60,12 @@ ONE_STEP = {
 
 
 def arguments(file: Path) -> list[str]:
-    """An overlay, which says only what it changes, goes on top of the default run."""
-    whole = "class_path" in yaml.safe_load(file.read_text()).get("model", {})
-    files = [file] if whole else [ROOT / "experiments" / "demo.yaml", file]
+    """An overlay, which says only what it changes, goes on top of the run it names, or else of the default one."""
+    text = file.read_text()
+    whole = "class_path" in yaml.safe_load(text).get("model", {})
+    named = re.search(r"on top of (\S+\.yaml)", text)
+    base = ROOT / "experiments" / (named[1] if named else "demo.yaml")
+    files = [file] if whole else [base, file]
     return ["fit", *(x for f in files for x in ("--config", str(f)))]
 
 
@@ -86,9 +97,15 @@ def shrink(value: Any, data: Path) -> Any:
         if str(small.get(name)).endswith((".ckpt", ".safetensors")):
             small[name] = None
     name = str(small.get("class_path", "")).rpartition(".")[2]
+    if name == "Decoder" and small["init_args"]["width"] > 1000:
+        small["init_args"] |= {"width": 48, "depth": 1, "mlp_width": 64}
     small |= {"init_args": small["init_args"] | PARTS[name]} if name in PARTS else {}
     if (named := files(data).get(name)) is not None:
         small["init_args"] |= named
+    if name == "WebDataset" and small["init_args"]["fields"] is None:
+        small["init_args"]["fields"] = MEMBERS[small["init_args"]["task"]]
+    if name == "SentencePiece" and small["init_args"]["model_file"] is not None:
+        small["init_args"]["vocab_size"] = None  # as many as the small model has
     if "streams" in small and small["rows"] is not None:
         small["rows"] = 8  # of all streams
     return small
