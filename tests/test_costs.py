@@ -8,8 +8,8 @@ import pytest
 import tiny
 import torch
 from cli.runs import TINY, error_line
-from toy import make_module
 from torch.utils.flop_counter import FlopCounterMode
+from toy import make_module
 
 from unifluid.backbones import Decoder
 from unifluid.cli.main import main
