@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 import random
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import families
 import pytest
 import scale_runs
 import torch
@@ -17,8 +19,11 @@ from toy import make_data, make_module, make_trainer
 
 from callbacks.ema import EMA, live_weights
 from unifluid import storage
+from unifluid.backbones import HuggingFaceBackbone
+from unifluid.backbones.huggingface import LoRA
 from unifluid.checkpoints import export, read
 from unifluid.configs import ALLOWED
+from unifluid.heads import ClassificationHead
 from unifluid.sharding import FSDP2
 from unifluid.storage import AtomicCheckpointIO, latest, previous
 
@@ -168,3 +173,19 @@ def test_another_strategy_that_shards_is_refused(tmp_path, group):
     strategy = ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=1)
     with pytest.raises(ValueError, match=r"unifluid\.sharding\.FSDP2"):
         make_trainer(tmp_path, steps=1, devices=1, strategy=strategy).fit(make_module(), make_data())
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(rank=2)])
+def test_backbones_of_the_library_can_be_sharded(tmp_path, group, lora):
+    """Tied embeddings, soft-capped text head, layers that are recomputed, a frozen encoder, adapters."""
+    losses = []
+    for strategy in ("auto", FSDP2()):
+        module = make_module(text_head=ClassificationHead(softcap=30.0), frozen="^image_encoder")
+        settings = families.config("gemma2", vocab_size=40, final_logit_softcapping=30.0)
+        module.backbone_factory = functools.partial(HuggingFaceBackbone, config=settings, checkpointing=True, lora=lora)
+        seen = scale_runs.Losses()
+        make_trainer(
+            tmp_path, EMA(0.5), seen, steps=2, devices=1, strategy=strategy, use_distributed_sampler=False
+        ).fit(module, make_data())
+        losses.append(seen.steps)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
