@@ -69,9 +69,8 @@ def within(name: str, room: str) -> bool:
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
     """(imported module, whether at import time) of a file; `from unifluid import sequence` gives the submodule."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    inside = {
-        id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)
-    }
+    later = [f for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) or for_types(f)]
+    inside = {id(n) for f in later for n in ast.walk(f)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -82,6 +81,11 @@ def imports(file: Path) -> Iterator[tuple[str, bool]]:
         else:
             continue
         yield from ((name, id(node) not in inside) for name in names)
+
+
+def for_types(node: ast.AST) -> bool:
+    """`if TYPE_CHECKING:`, which never runs."""
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def exists(name: str) -> bool:
@@ -129,6 +133,7 @@ def test_rooms_import_downwards_only(file):
         ("unifluid/heads/new.py", "from unifluid.backbones import Decoder"),
         ("unifluid/heads/new.py", "def f():\n    import lightning"),
         ("unifluid/backbones/new.py", "import transformers"),
+        ("unifluid/model.py", "if TYPE_CHECKING:\n    import transformers"),
         ("unifluid/sequence.py", "from unifluid import model"),
         ("unifluid/decoding/new.py", "from unifluid.module import UniFluid"),
         ("datamodules/new.py", "from unifluid.model import UniFluidModel"),
