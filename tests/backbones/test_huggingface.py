@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -467,3 +469,8 @@ def test_a_backbone_of_nothing_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("[")
     with pytest.raises(ValueError, match="not JSON"):
         HuggingFaceBackbone(24, config=str(tmp_path / "config.json"))
+
+
+def test_the_library_is_imported_when_a_backbone_of_it_is_built():
+    code = "import sys, unifluid.backbones; sys.exit('transformers' in sys.modules or 'peft' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
