@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted(f for package in ("unifluid", "datamodules", "callbacks") for f in (ROOT / package).rglob("*.py"))
 
 MATHS = tuple(
-    f"unifluid.{name}" for name in ("interfaces", "sequence", "randomness", "precision", "diffusion", "layers")
+    f"unifluid.{name}"
+    for name in ("interfaces", "sequence", "packing", "randomness", "precision", "diffusion", "layers")
 )
 STORES = ("unifluid", "unifluid.configs", "unifluid.storage", "unifluid.checkpoints")
 TRAINING = ("unifluid.optimization", "unifluid.model")

@@ -17,7 +17,8 @@ from unifluid.configs import describe, factory_of
 from unifluid.interfaces import Backbone, ImageEncoder, ImageHead, ImageTokenizer, Recorded, TextHead, TextTokenizer
 from unifluid.model import TokenLosses, UniFluidModel
 from unifluid.optimization import AdamW
-from unifluid.sequence import TASKS, Batch, Collate, Formatter, Order
+from unifluid.packing import Collate
+from unifluid.sequence import TASKS, Batch, Formatter, Order
 
 
 class UniFluid(Recorded, L.LightningModule):
