@@ -1,10 +1,11 @@
-"""Features of pictures, by an image encoder that the kit has trained."""
+"""Features of pictures, by an encoder that the kit has trained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import lightning as L
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ BATCH = 256  # pictures at once
 
 
 class EncoderFeatures(FeatureExtractor):
-    """The image encoder of a contrastive run, averaged over its tokens.
+    """The features of a contrastive run (`unifluid.contrastive`).
 
     Args:
         checkpoint: of that run, or an exported folder; its EMA where it has one.
@@ -25,23 +26,22 @@ class EncoderFeatures(FeatureExtractor):
 
     def __init__(self, checkpoint: str | Path, name: str = "encoder"):
         self.checkpoint, self.name = checkpoint, name
-        self._encoder: ImageEncoder | None = None
+        self._module: L.LightningModule | None = None
 
     def load(self) -> None:
         """Raises ValueError or FileNotFoundError naming the checkpoint."""
-        if self._encoder is None:
+        if self._module is None:
             stored = read(self.checkpoint)
-            encoder = getattr(stored.build(), "encoder", None)
-            if not isinstance(encoder, ImageEncoder):
+            module = stored.build()
+            if not isinstance(getattr(module, "encoder", None), ImageEncoder):
                 raise ValueError(f"{self.checkpoint}: holds {stored.config['class_path']}, which is no contrastive run")
-            self._encoder = encoder.requires_grad_(False)
+            self._module = module.requires_grad_(False)
 
     def extract(self, images: Sequence[Tensor], device: torch.device) -> Tensor:
-        encoder = self._encoder.to(device)
-        parts = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
+        module, size = self._module.to(device), self._module.encoder.image_size
+        made = []
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-            made = [encoder(self._batch(part).to(device)).mean(1).cpu() for part in parts]
+            for start in range(0, len(images), BATCH):
+                batch = torch.stack([to_unit(image, size) for image in images[start : start + BATCH]])
+                made.append(module(batch.to(device)).cpu())
         return torch.cat(made)
-
-    def _batch(self, images: Sequence[Tensor]) -> Tensor:
-        return torch.stack([to_unit(image, self._encoder.image_size) for image in images])

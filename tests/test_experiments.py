@@ -10,12 +10,19 @@ import pytest
 import tiny
 import yaml
 from PIL import Image
+from toy import make_trainer
 
+from datamodules.folder import Folder
+from datamodules.mixture import Mixture, Stream
 from unifluid.cli.main import main
+from unifluid.contrastive import ContrastiveModule
+from unifluid.encoders import Patches
+from unifluid.optimization import AdamW
 from unifluid.sequence import TASKS
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
+BASES = {"emoji_gpu.yaml": "emoji.yaml"}
 SMALL = {"n": 1, "steps": 2, "rows": 2, "validation_examples": 2, "images_per_prompt": 1, "tokenizer_texts": 2000}
 ONE_STEP = {
     "max_steps": 1,
@@ -34,9 +41,9 @@ ONE_STEP = {
 
 
 def arguments(file: Path) -> list[str]:
-    """An overlay, which says only what it changes, goes on top of the default run."""
+    """An overlay, which says only what it changes, goes on top of the default run, or the one it names."""
     whole = "class_path" in yaml.safe_load(file.read_text()).get("model", {})
-    files = [file] if whole else [ROOT / "experiments" / "demo.yaml", file]
+    files = [file] if whole else [ROOT / "experiments" / BASES.get(file.name, "demo.yaml"), file]
     return ["fit", *(x for f in files for x in ("--config", str(f)))]
 
 
@@ -52,18 +59,25 @@ def shrink(value: Any, data: Path) -> Any:
             small[name] = None
     if small.get("class_path", "").endswith("Folder"):
         small["init_args"]["path"] = str(data)
+    if small.get("class_path", "").endswith("EncoderFeatures"):
+        small["init_args"]["checkpoint"] = str(data / "features" / "last.ckpt")
     return small
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """One's own data: every task in every split."""
+    """One's own data: every task in every split, and features to judge it by."""
     path = tmp_path_factory.mktemp("data")
     Image.fromarray(tiny.image(0, size=48).permute(1, 2, 0).numpy()).save(path / "a.png")
     fields = {"image": "a.png", "target": "a.png", "caption": "a cat", "prompt": "a cat", "question": "what is it?"}
-    rows = [{"task": task, "answers": ["a cat"], "instruction": "make it red", **fields} for task in TASKS]
+    fields |= {"answers": ["a cat"], "instruction": "make it red", "meta": {"concept": "cat"}}
+    rows = [{"task": task, **fields} for task in TASKS]
     for split in ("train", "val", "test"):
         (path / f"{split}.jsonl").write_text("\n".join(json.dumps(row) for row in rows * 3))
+    encoder = Patches(image_size=48, width=16, depth=0)
+    trainer = make_trainer(path / "features", steps=1)
+    trainer.fit(ContrastiveModule(encoder, AdamW()), Mixture({"edit": Stream(Folder(path, "edit"), rows=2)}))
+    trainer.save_checkpoint(path / "features" / "last.ckpt", weights_only=False)
     return path
 
 

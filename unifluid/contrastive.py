@@ -27,18 +27,22 @@ class ContrastiveModule(Recorded, L.LightningModule):
 
     InfoNCE over the pairs of a batch, in both directions, as CLIP does with picture and text (arXiv 2103.00020 §2.3).
     Pairs are the examples of edit streams: what is looked at, and what is made of it. Both are moved and recoloured at
-    random in training, so that features follow what is shown and not where or in which colour. Features are the mean
-    over the encoder's tokens.
+    random in training, so that features follow what is shown and not where or in which colour.
+
+    Features are one linear map of all the encoder's tokens; their mean, which forgets what is where, found a third of
+    the pairs that the map did.
 
     Args:
-        encoder: what is trained.
+        encoder: what is trained, together with that map.
         optimization: optimiser and schedule.
+        width: of the features.
         seed: of every draw in training.
     """
 
-    def __init__(self, encoder: ImageEncoder, optimization: AdamW, seed: int = 0):
+    def __init__(self, encoder: ImageEncoder, optimization: AdamW, width: int = 128, seed: int = 0):
         super().__init__()
         self.encoder, self.optimization, self.seed = encoder, optimization, seed
+        self.projection = nn.Linear(encoder.num_tokens * encoder.width, width)
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
 
     def configure_model(self) -> None:
@@ -69,8 +73,8 @@ class ContrastiveModule(Recorded, L.LightningModule):
     # -- losses -----------------------------------------------------------------------------------------------------
 
     def forward(self, image: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] -> features (B, D_enc)."""
-        return self.encoder(image).mean(1)
+        """Images (B, 3, H, W) in [-1, 1], at the encoder's size -> features (B, width)."""
+        return self.projection(self.encoder(image).flatten(1))
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         generator = randomness.generator(self.seed, "distortion", self.global_step, batch_idx, self.global_rank)

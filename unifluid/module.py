@@ -43,7 +43,8 @@ class UniFluid(Recorded, L.LightningModule):
         max_prefix, max_suffix: text ids kept of a prefix and of an answer.
         position_scale: initial size of the 2-D position embeddings (**assumed**).
         compile: torch.compile the backbone and the image head's loss.
-        seed: of initial weights and of every draw in training.
+        seed: of every draw in training and of the initial weights, but for those of parts that come built: the image
+            encoder has drawn its own already. The command line seeds all of them alike; in Python, seed torch before.
         init_from: checkpoint or exported folder whose weights to start from; missing and extra names are reported.
         init_weights: which of its weights, ema or raw; default: the EMA where there is one.
     """
@@ -73,6 +74,10 @@ class UniFluid(Recorded, L.LightningModule):
         init_weights: Weights | None = None,
     ):
         super().__init__()
+        if min(copies, row_length, max_prefix, max_suffix) < 1:
+            raise ValueError("copies, row_length, max_prefix and max_suffix must be at least 1")
+        if not (0 <= prompt_dropout <= 1 and 0 <= source_dropout <= 1):
+            raise ValueError(f"prompt_dropout and source_dropout are chances, got {prompt_dropout}, {source_dropout}")
         self.backbone_factory, self.image_head_factory = backbone, image_head
         self.text_tokenizer, self.optimization = text_tokenizer, optimization
         self.parts = {"text_head": text_head, "image_encoder": image_encoder, "image_tokenizer": image_tokenizer}
@@ -98,7 +103,7 @@ class UniFluid(Recorded, L.LightningModule):
     # -- building -----------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        """Build the model once; initial weights depend on `seed` alone."""
+        """Build the model once; the initial weights of what is built here depend on `seed` alone."""
         if self.model is not None:
             return
         with torch.random.fork_rng(devices=[]):

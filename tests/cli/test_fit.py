@@ -149,6 +149,11 @@ def test_last_checkpoint_refuses_nonsense():
         (["--ckpt_path=nowhere.ckpt"], "nowhere.ckpt: no such checkpoint"),
         (["--model.init_args.init_from=nowhere.ckpt"], "nowhere.ckpt: no such checkpoint"),
         (["--trainer.accelerator=gpuu"], "gpuu"),
+        (["--trainer.devices=7x"], "trainer: `devices` selected with `CPUAccelerator` should be an int"),
+        (["--model.init_args.copies=0"], "copies, row_length, max_prefix and max_suffix must be at least 1"),
+        (["--model.init_args.prompt_dropout=2"], "prompt_dropout and source_dropout are chances, got 2.0"),
+        (["--model.init_args.order=abc"], "model.order: expected Literal['random', 'raster']; expected list"),
+        (["--trainer.callbacks=callbacks.EMA", "--trainer.callbacks.decay=2"], "0 <= decay < 1"),
     ],
 )
 def test_mistakes_end_in_one_line(flags, message, tmp_path, capsys):
@@ -174,6 +179,13 @@ def test_broken_yaml_is_named(tmp_path, capsys):
 
 
 def test_a_full_disk_is_named(tmp_path, capsys):
+    (tmp_path / ".last.ckpt.partial").symlink_to("/dev/full")
+    message = f"{tmp_path / 'last.ckpt'}: the checkpoint cannot be written: No space left on device"
+    assert error_line(capsys, *fit_arguments(tmp_path)) == message
+    assert not (tmp_path / "last.ckpt").exists()
+
+
+def test_a_file_where_the_run_should_be_is_named(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert "file" in error_line(capsys, *fit_arguments(tmp_path / "file"))
 
