@@ -23,7 +23,16 @@ from unifluid.sequence import TASKS
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
 BASES = {"emoji_gpu.yaml": "emoji.yaml"}
-SMALL = {"n": 1, "steps": 2, "rows": 2, "validation_examples": 2, "images_per_prompt": 1, "tokenizer_texts": 2000}
+SMALL = {  # at most
+    "depth": 2,
+    "images_per_prompt": 1,
+    "n": 1,
+    "rows": 2,
+    "steps": 2,
+    "tokenizer_texts": 2000,
+    "validation_examples": 2,
+    "workers": 0,
+}
 ONE_STEP = {
     "max_steps": 1,
     "limit_val_batches": 1,
