@@ -25,12 +25,14 @@ EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
 BASES = {"emoji_gpu.yaml": "emoji.yaml"}
 SMALL = {  # at most
     "depth": 2,
+    "heads": 4,
     "images_per_prompt": 1,
     "n": 1,
     "rows": 2,
     "steps": 2,
     "tokenizer_texts": 2000,
     "validation_examples": 2,
+    "width": 64,
     "workers": 0,
 }
 ONE_STEP = {
