@@ -29,7 +29,9 @@ demo: install
 	@echo "runs/demo holds config.yaml, last.ckpt, scores.json, samples.png and TensorBoard logs."
 
 emoji: install
-	test -f data/emoji/train.jsonl || $(BIN)/unifluid data emoji --out data/emoji
+	test -f data/emoji/test.jsonl || $(BIN)/unifluid data emoji --out data/emoji
 	$(BIN)/unifluid fit --config experiments/emoji_autoencoder.yaml
+	$(BIN)/unifluid fit --config experiments/emoji_features.yaml
 	$(BIN)/unifluid fit --config experiments/emoji.yaml
+	grep -qs emoji/concept runs/emoji/scores.json || $(BIN)/unifluid test --config experiments/emoji.yaml
 	@echo "runs/emoji holds config.yaml, last.ckpt, scores.json, samples.png and TensorBoard logs."

@@ -1,9 +1,11 @@
 """What runs beside training: moving averages, guards, measurements, sample pictures and scheduled evaluation."""
 
 from callbacks.ema import EMA
+from callbacks.features import EncoderFeatures
 from callbacks.geneval import GenEval
 from callbacks.guards import NonFiniteGuard
 from callbacks.last import LastCheckpoint
+from callbacks.resemblance import Resemblance
 from callbacks.samples import SampleGrid
 from callbacks.skipped import SkippedRows
 from callbacks.throughput import Throughput, TrainSeconds
@@ -12,10 +14,12 @@ from callbacks.understanding import CaptionAccuracy, QuestionAccuracy
 __all__ = [
     "EMA",
     "CaptionAccuracy",
+    "EncoderFeatures",
     "GenEval",
     "LastCheckpoint",
     "NonFiniteGuard",
     "QuestionAccuracy",
+    "Resemblance",
     "SampleGrid",
     "SkippedRows",
     "Throughput",

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class Evaluator(Scheduled):
-    """Judges what the model makes of fixed items as right or wrong, and reports shares with their intervals.
+    """Judges what the model makes of fixed items, mostly as right or wrong, and reports shares with their intervals.
 
     Items are shared out over ranks by index and every draw is a function of (seed, index), so scores depend on neither
     batch nor world size, and are the same in `fit` and for a checkpoint.
@@ -67,11 +67,14 @@ class Evaluator(Scheduled):
     @abstractmethod
     def judge(
         self, module: L.LightningModule, items: list[Example], indices: list[int], progress: Progress
-    ) -> list[bool]:
-        """Let the model answer `items`, whose numbers among all items are `indices` -> whether each answer is right."""
+    ) -> list[Any]:
+        """Let the model answer `items`, whose numbers among all items are `indices` -> an outcome for each.
+
+        An outcome is whether the answer is right, or whatever else `summary` makes scores of; ranks exchange it.
+        """
 
     @abstractmethod
-    def summary(self, groups: dict[str, list[bool]]) -> dict[str, Score]:
+    def summary(self, groups: dict[str, list[Any]]) -> dict[str, Score]:
         """Outcomes by group, in item order -> scores by name."""
 
     def run(self, trainer: L.Trainer, module: L.LightningModule, stage: Stage) -> None:
@@ -82,8 +85,8 @@ class Evaluator(Scheduled):
             trained_precision(trainer),
             progress_bar(trainer, self.prefix) as progress,
         ):
-            right = self.judge(module, [items[i] for i in mine], mine, progress)
-        outcomes = gather(dict(zip(mine, right, strict=True)))
+            judged = self.judge(module, [items[i] for i in mine], mine, progress)
+        outcomes = gather(dict(zip(mine, judged, strict=True)))
         groups = defaultdict(list)
         for i, item in enumerate(items):
             groups[self.group(item)].append(outcomes[i])
@@ -98,9 +101,12 @@ class Evaluator(Scheduled):
         entries = {f"{name}/{self.prefix}": value for name, value in about.items()}
         entries |= {f"sampling/{self.prefix}/{k}": v for k, v in dataclasses.asdict(self.sampling).items()}
         for name, score in scores.items():
-            key = f"{self.prefix}/{name}"
-            entries |= {key: score.value, f"{key}/low": score.low, f"{key}/high": score.high, f"n/{key}": score.n}
-            table.add_row(name, f"{score.value:.3f}", f"{score.low:.3f} – {score.high:.3f}", str(score.n))
+            key, interval = f"{self.prefix}/{name}", ""
+            entries |= {key: score.value, f"n/{key}": score.n}
+            if score.low is not None:
+                entries |= {f"{key}/low": score.low, f"{key}/high": score.high}
+                interval = f"{score.low:.3f} – {score.high:.3f}"
+            table.add_row(name, f"{score.value:.3f}", interval, str(score.n))
         for logger in trainer.loggers:
             logger.log_metrics({f"{self.prefix}/{name}": score.value for name, score in scores.items()}, self.step)
         merge_scores(trainer.default_root_dir, entries)

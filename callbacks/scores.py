@@ -1,6 +1,6 @@
 """scores.json: what a run has been found to be worth, one flat object in the run's folder.
 
-geneval/overall                 the score; geneval/overall/low and /high are its 95 % interval
+geneval/overall                 the score; geneval/overall/low and /high are its 95 % interval, where it is a share
 n/geneval/overall               how many items it is a mean over
 weights/geneval, step/geneval   ema or raw, and the optimizer steps they have had
 sampling/geneval/guidance, …    how images or text were drawn, and seed/geneval

@@ -14,7 +14,8 @@ from datamodules.shapes import Shapes
 from unifluid import checkpoints
 from unifluid.autoencoder import AutoencoderModule, Pictures, kl_divergence, pictures, psnr
 from unifluid.optimization import AdamW, Muon
-from unifluid.sequence import Example, Formatter, pack
+from unifluid.packing import pack
+from unifluid.sequence import Example, Formatter
 from unifluid.tokenizers import SmallKL
 
 SMALL = {"channels": 16, "encoder_depth": 1, "decoder_depth": 1}

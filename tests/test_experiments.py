@@ -17,9 +17,14 @@ import yaml
 from datamodules_shards import shard
 from PIL import Image
 from safetensors.torch import save_file
+from toy import make_trainer
 
+from datamodules import Folder, Mixture, Stream
 from unifluid.checkpoints import read
 from unifluid.cli.main import main
+from unifluid.contrastive import ContrastiveModule
+from unifluid.encoders import Patches
+from unifluid.optimization import AdamW
 from unifluid.sequence import TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +35,7 @@ PARTS = {  # arguments of large parts, which take the rest from their files in `
     "AutoencoderKL": {"image_size": 16},
     "SigLIP": {"image_size": gemma.SIZE, "options": VIT},
     "HuggingFaceBackbone": {"config": None},
-    "DiffusionMLP": {"depth": 1, "width": 32},
+    "Decoder": {"mlp_width": 64},
 }
 SIGLIPS = {
     "siglip-so400m-patch14-224": "vit_so400m_patch14_siglip_224",
@@ -42,7 +47,18 @@ MEMBERS = {  # of the fixture's shards
     "caption": {"image": "png", "caption": "txt"},
     "answer": {"image": "png", "question": "txt", "answers": "txt"},
 }
-SMALL = {"n": 1, "steps": 2, "rows": 2, "validation_examples": 2, "images_per_prompt": 1, "tokenizer_texts": 2000}
+SMALL = {  # at most
+    "depth": 2,
+    "heads": 4,
+    "images_per_prompt": 1,
+    "n": 1,
+    "rows": 2,
+    "steps": 2,
+    "tokenizer_texts": 2000,
+    "validation_examples": 2,
+    "width": 64,
+    "workers": 0,
+}
 ONE_STEP = {
     "max_steps": 1,
     "limit_val_batches": 1,
@@ -63,7 +79,7 @@ def arguments(file: Path) -> list[str]:
     """An overlay, which says only what it changes, goes on top of the run it names, or else of the default one."""
     text = file.read_text()
     whole = "class_path" in yaml.safe_load(text).get("model", {})
-    named = re.search(r"on top of (\S+\.yaml)", text)
+    named = re.search(r"on top of (\S+\.yaml)", text, re.IGNORECASE)
     base = ROOT / "experiments" / (named[1] if named else "demo.yaml")
     files = [file] if whole else [base, file]
     return ["fit", *(x for f in files for x in ("--config", str(f)))]
@@ -97,8 +113,6 @@ def shrink(value: Any, data: Path) -> Any:
         if str(small.get(name)).endswith((".ckpt", ".safetensors")):
             small[name] = None
     name = str(small.get("class_path", "")).rpartition(".")[2]
-    if name == "Decoder" and small["init_args"]["width"] > 1000:
-        small["init_args"] |= {"width": 48, "depth": 1, "mlp_width": 64}
     small |= {"init_args": small["init_args"] | PARTS[name]} if name in PARTS else {}
     if (named := files(data).get(name)) is not None:
         small["init_args"] |= named
@@ -113,15 +127,25 @@ def shrink(value: Any, data: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """One's own data: every task in every split."""
+    """One's own data: every task in every split, and features to judge it by."""
     path = tmp_path_factory.mktemp("data")
     Image.fromarray(tiny.image(0, size=48).permute(1, 2, 0).numpy()).save(path / "a.png")
     fields = {"image": "a.png", "target": "a.png", "caption": "a cat", "prompt": "a cat", "question": "what is it?"}
-    rows = [{"task": task, "answers": ["a cat"], "instruction": "make it red", **fields} for task in TASKS]
+    fields |= {"answers": ["a cat"], "instruction": "make it red", "meta": {"concept": "cat"}}
+    rows = [{"task": task, **fields} for task in TASKS]
     for split in ("train", "val", "test"):
         (path / f"{split}.jsonl").write_text("\n".join(json.dumps(row) for row in rows * 3))
+    features(path)
     distributed(path)
     return path
+
+
+def features(path: Path) -> None:
+    """A checkpoint of an encoder to judge the pictures by."""
+    encoder = Patches(image_size=48, width=16, depth=0)
+    trainer = make_trainer(path / "features", steps=1)
+    trainer.fit(ContrastiveModule(encoder, AdamW()), Mixture({"edit": Stream(Folder(path, "edit"), rows=2)}))
+    trainer.save_checkpoint(path / "features" / "last.ckpt", weights_only=False)
 
 
 def distributed(path: Path) -> None:

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted(f for package in ("unifluid", "datamodules", "callbacks") for f in (ROOT / package).rglob("*.py"))
 
 MATHS = tuple(
-    f"unifluid.{name}" for name in ("interfaces", "sequence", "randomness", "precision", "diffusion", "layers")
+    f"unifluid.{name}"
+    for name in ("interfaces", "sequence", "packing", "randomness", "precision", "diffusion", "layers")
 )
 STORES = ("unifluid", "unifluid.configs", "unifluid.shards", "unifluid.storage", "unifluid.checkpoints")
 TRAINING = ("unifluid.optimization", "unifluid.model")
@@ -39,10 +40,11 @@ ROOMS = {
     "unifluid.sharding": ((*MATHS, "unifluid.shards", "unifluid.storage", "unifluid.model"), ("torch", "lightning")),
     "unifluid.module": ((*MATHS, *STORES, *TRAINING, "unifluid.sharding"), ("torch", "lightning")),
     "unifluid.autoencoder": ((*MATHS, *STORES, *TRAINING), ("torch", "lightning")),
+    "unifluid.contrastive": ((*MATHS, *STORES, *TRAINING), ("torch", "lightning")),
     "unifluid.costs": ((*MATHS, "unifluid.model"), ("torch",)),
     "unifluid.evaluation": (MATHS, ANY),
     "datamodules": ((*MATHS, "unifluid.configs"), ANY),
-    "callbacks": ((*SCORING, "unifluid.storage", "unifluid.shards", "unifluid.sharding", "datamodules", *MATHS), ANY),
+    "callbacks": ((*MATHS, *STORES, *SCORING, "unifluid.sharding", "datamodules"), ANY),
     "unifluid.pipeline": (EVERYTHING, ANY),
     "unifluid.cli": (EVERYTHING, ANY),
     "unifluid.__main__": (("unifluid.cli",), ()),

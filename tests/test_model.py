@@ -13,7 +13,8 @@ from unifluid import randomness
 from unifluid.decoding.prefix import prefill
 from unifluid.heads.diffusion_mlp import DiffusionMLP
 from unifluid.model import TokenLosses, UniFluidModel
-from unifluid.sequence import Batch, Segment, pack
+from unifluid.packing import pack
+from unifluid.sequence import Batch, Segment
 
 COPIES = 3
 MODEL = tiny.model()

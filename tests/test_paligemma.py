@@ -22,7 +22,8 @@ from unifluid.heads.classification import ClassificationHead
 from unifluid.heads.flow_mlp import FlowMLP
 from unifluid.module import UniFluid
 from unifluid.optimization import AdamW
-from unifluid.sequence import Example, Segment, first_fit, pack
+from unifluid.packing import first_fit, pack
+from unifluid.sequence import Example, Segment
 from unifluid.tokenizers import SentencePiece
 
 KINDS = {"gemma": None, "gemma2": 30.0}  # PaliGemma 1 and 2, and the soft cap of their logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from unifluid.heads.classification import ClassificationHead
 from unifluid.heads.flow_mlp import FlowMLP
 from unifluid.interfaces import TextTokenizer
 from unifluid.model import UniFluidModel
-from unifluid.sequence import Example, Formatter, Layout
+from unifluid.sequence import TASKS, Example, Formatter, Layout
 
 BACKBONE = {"width": 32, "depth": 2, "heads": 4, "kv_heads": 2}
 HEAD = {"depth": 1, "width": 32}
@@ -111,3 +112,17 @@ def examples() -> list[Example]:
         Example("4", "generate", target=image(6), prompt="x"),
         Example("5", "answer", image=image(7), question="how many stars are there?", answers=("three",)),
     ]
+
+
+def random_examples(seed: int, n: int) -> list[Example]:
+    """`n` examples of any task, with prefixes and suffixes of any length."""
+    draw = random.Random(seed)
+    made = []
+    for i in range(n):
+        task, words = draw.choice(TASKS), "".join(draw.choices("abc de", k=draw.randint(1, 20)))
+        images = tuple(image(10 * i + k) for k in range(draw.randint(1, 2)))
+        text = {"prompt": words, "question": words, "instruction": words}
+        looked_at = None if task == "generate" else images
+        target = image(10 * i + 9) if task in ("generate", "edit") else None
+        made.append(Example(str(i), task, looked_at, target, caption=words[::-1], answers=(words[:3],), **text))
+    return made

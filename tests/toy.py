@@ -70,14 +70,16 @@ def make_trainer(tmp_path, *callbacks, steps=6, **options):
 def make_module(**options):
     """The whole model from tiny parts, every time the same."""
     torch.manual_seed(0)
-    return UniFluid(
-        backbone=functools.partial(Decoder, **tiny.BACKBONE),
-        text_tokenizer=tiny.Letters(),
-        image_tokenizer=tiny.Pixels(),
-        image_encoder=tiny.Patches(),
-        image_head=functools.partial(FlowMLP, **tiny.HEAD),
-        **{"text_head": ClassificationHead(), "optimization": AdamW(lr=1e-3)} | options,
-    )
+    parts = {
+        "backbone": functools.partial(Decoder, **tiny.BACKBONE),
+        "text_tokenizer": tiny.Letters(),
+        "image_tokenizer": tiny.Pixels(),
+        "image_encoder": tiny.Patches(),
+        "image_head": functools.partial(FlowMLP, **tiny.HEAD),
+        "text_head": ClassificationHead(),
+        "optimization": AdamW(lr=1e-3),
+    }
+    return UniFluid(**(parts | options))
 
 
 def make_data(**options):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -231,6 +232,23 @@ class Detection:
     mask: Any
     box: tuple[float, float, float, float]
     attributes: dict[str, Any] = field(default_factory=dict)
+
+
+class FeatureExtractor(ABC):
+    """Pictures -> feature vectors, for scores that compare pictures with pictures.
+
+    `name` becomes part of the scores' names: a distance means something among equal features only.
+    """
+
+    name: str
+
+    @abstractmethod
+    def load(self) -> None:
+        """Read the weights. Called before anything is drawn; raises OSError or ValueError where they are missing."""
+
+    @abstractmethod
+    def extract(self, images: Sequence[Tensor], device: torch.device) -> Tensor:
+        """Images, each uint8 (3, H, W) of any size -> features (n, F), fp32, on the CPU."""
 
 
 class Detector(ABC):

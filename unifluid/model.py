@@ -1,7 +1,7 @@
 """The model: embed → backbone → heads → per-token losses. No Lightning, no formulas, no concrete part.
 
 One mixed batch makes one backbone call; generation and understanding differ only in what is placed where
-(`sequence`) and in which head reads which positions.
+(`sequence`, `packing`) and in which head reads which positions.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from unifluid.configs import describe, factory_of
 from unifluid.interfaces import Backbone, ImageEncoder, ImageHead, ImageTokenizer, Recorded, TextHead, TextTokenizer
 from unifluid.model import TokenLosses, UniFluidModel
 from unifluid.optimization import AdamW
-from unifluid.sequence import TASKS, Batch, Collate, Formatter, Order, Task
+from unifluid.packing import Collate
+from unifluid.sequence import TASKS, Batch, Formatter, Order, Task
 from unifluid.sharding import FSDP2, Skeleton, shard
 
 
@@ -46,7 +47,8 @@ class UniFluid(Recorded, L.LightningModule):
             with no gradient, optimizer state or average; rates have no effect on it. "^image_encoder" freezes that
             slot, "^(backbone|image_encoder)" leaves the new parts to train. The image tokenizer is frozen always.
         compile: torch.compile the backbone and the image head's loss.
-        seed: of initial weights and of every draw in training.
+        seed: of every draw in training and of the initial weights, but for those of parts that come built: the image
+            encoder has drawn its own already. The command line seeds all of them alike; in Python, seed torch before.
         init_from: checkpoint, exported folder or PaliGemma folder (`paligemma`) whose weights to start from; missing
             and extra names are reported.
         init_weights: which of its weights, ema or raw; default: the EMA where there is one.
@@ -78,6 +80,10 @@ class UniFluid(Recorded, L.LightningModule):
         init_weights: Weights | None = None,
     ):
         super().__init__()
+        if min(copies, row_length, max_prefix, max_suffix) < 1:
+            raise ValueError("copies, row_length, max_prefix and max_suffix must be at least 1")
+        if not (0 <= prompt_dropout <= 1 and 0 <= source_dropout <= 1):
+            raise ValueError(f"prompt_dropout and source_dropout are chances, got {prompt_dropout}, {source_dropout}")
         self.backbone_factory, self.image_head_factory = backbone, image_head
         self.text_tokenizer, self.optimization = text_tokenizer, optimization
         self.parts = {"text_head": text_head, "image_encoder": image_encoder, "image_tokenizer": image_tokenizer}
@@ -103,7 +109,7 @@ class UniFluid(Recorded, L.LightningModule):
     # -- building -----------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        """Build the model once; initial weights depend on `seed` alone."""
+        """Build the model once; the initial weights of what is built here depend on `seed` alone."""
         if self.model is not None:
             return
         with torch.random.fork_rng(devices=[]):

@@ -50,7 +50,11 @@ def load(
     if not isinstance(module, UniFluid):
         raise ValueError(f"{path}: holds {stored.config['class_path']}, which neither draws nor writes")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Pipeline(module.to(device), stored.weights, precision)
+    try:
+        module.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch's words for a device that is unknown, missing or full
+        raise ValueError(f"device {device!r}: {str(error).splitlines()[0]}") from error
+    return Pipeline(module, stored.weights, precision)
 
 
 class Pipeline:

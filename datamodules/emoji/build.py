@@ -42,13 +42,14 @@ def build(
         raise ValueError(f"{sources}: no emoji is in all of the styles {', '.join(styles)}")
     train, test = make_rows(concepts, styles)
 
+    hidden = None if progress else True  # None: shown in a terminal only
     out.mkdir(parents=True, exist_ok=True)
     splits = {out / "train.jsonl": train, out / "test.jsonl": test}
     for file in splits:  # they come last, so that a folder that has them is complete
         file.unlink(missing_ok=True)
     for icons in sets:
         (out / picture(concepts[0], icons.style)).parent.mkdir(parents=True, exist_ok=True)
-        for concept in tqdm(concepts, desc=f"drawing {icons.style}", unit="picture", disable=not progress):
+        for concept in tqdm(concepts, desc=f"drawing {icons.style}", unit="picture", disable=hidden):
             (out / picture(concept, icons.style)).write_bytes(render(icons.svg(concept.code, size)))
     text = licences(sets, tarballs[NAMES], size)
     (out / "LICENSES.md").write_text(text, encoding="utf-8")

@@ -27,7 +27,10 @@ def picture(concept: Concept, style: str) -> str:
 
 
 def make_rows(concepts: Sequence[Concept], styles: Sequence[str]) -> tuple[list[Row], list[Row]]:
-    """Training and test rows. A held-out picture occurs in no training row; it is what every test row is about."""
+    """Training and test rows. A held-out picture occurs in no training row; it is what every test row is about.
+
+    Test rows are shuffled, always alike: the first hundred are a fair sample, not a hundred faces.
+    """
     train, test = [], []
     for concept in concepts:
         held_out = held_out_style(concept)
@@ -35,7 +38,7 @@ def make_rows(concepts: Sequence[Concept], styles: Sequence[str]) -> tuple[list[
             rows = test if style == held_out else train
             rows += _caption(concept, style), _generate(concept, style), *_answers(concept, style, concepts)
             rows += (_edit(concept, source, style) for source in styles if source not in (style, held_out))
-    return train, test
+    return train, sorted(test, key=lambda row: derive(0, "place", row["id"]))
 
 
 def _row(task: str, concept: Concept, style: str, key: str, **fields: Any) -> Row:

@@ -169,6 +169,11 @@ TINY_VIT = '--model.init_args.image_encoder.options={"depth": 1, "embed_dim": 12
         ([SIGLIP, "--model.init_args.image_encoder.model=resnet18"], "SigLIP: timm's resnet18 is a ResNet"),
         ([SIGLIP, "--model.init_args.image_encoder.activation=gelo"], "'act_layer': 'gelo'"),
         (["--trainer.accelerator=gpuu"], "gpuu"),
+        (["--trainer.devices=7x"], "trainer: `devices` selected with `CPUAccelerator` should be an int"),
+        (["--model.init_args.copies=0"], "copies, row_length, max_prefix and max_suffix must be at least 1"),
+        (["--model.init_args.prompt_dropout=2"], "prompt_dropout and source_dropout are chances, got 2.0"),
+        (["--model.init_args.order=abc"], "model.order: expected Literal['random', 'raster']; expected list"),
+        (["--trainer.callbacks=callbacks.EMA", "--trainer.callbacks.decay=2"], "0 <= decay < 1"),
     ],
 )
 def test_mistakes_end_in_one_line(flags, message, tmp_path, capsys):
@@ -194,6 +199,13 @@ def test_broken_yaml_is_named(tmp_path, capsys):
 
 
 def test_a_full_disk_is_named(tmp_path, capsys):
+    (tmp_path / ".last.ckpt.partial").symlink_to("/dev/full")
+    message = f"{tmp_path / 'last.ckpt'}: the checkpoint cannot be written: No space left on device"
+    assert error_line(capsys, *fit_arguments(tmp_path)) == message
+    assert not (tmp_path / "last.ckpt").exists()
+
+
+def test_a_file_where_the_run_should_be_is_named(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert "file" in error_line(capsys, *fit_arguments(tmp_path / "file"))
 

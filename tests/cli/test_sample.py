@@ -12,8 +12,11 @@ from PIL import Image
 from toy import make_module
 
 import unifluid
+from unifluid.autoencoder import AutoencoderModule
 from unifluid.cli.main import main
+from unifluid.optimization import AdamW
 from unifluid.storage import save
+from unifluid.tokenizers import SmallKL
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +104,16 @@ def test_edit_and_export(checkpoint, tmp_path, pictures, capsys):
     [
         ("generate", [], "nothing to generate: give --prompt or --prompts"),
         ("generate", ["--prompt", " "], "the prompt of item 0 is empty"),
-        ("generate", ["--prompt", "a", "--n", "0"], "argument --n: at least 1"),
+        ("generate", ["--prompt", "a", "--n", "0"], "argument --n: a whole number of at least 1, got '0'"),
         ("generate", ["--prompt", "a", "--order", "1,2"], "order must be a permutation"),
+        ("generate", ["--prompt", "a", "--order", "1,x"], "argument --order: random, raster, or numbers"),
+        ("generate", ["--prompt", "a", "--steps", "2.5"], "argument --steps: invalid int value: '2.5'"),
+        ("generate", ["--prompt", "a", "--steps", "0"], "steps and batch_size must be at least 1"),
+        ("generate", ["--prompt", "a", "--batch-size", "-1"], "argument --batch-size: a whole number"),
+        ("generate", ["--prompt", "a", "--guidance", "much"], "argument --guidance: invalid float value: 'much'"),
+        ("generate", ["--prompt", "a", "--guidance", "nan"], "guidance must be a finite number, got nan"),
+        ("generate", ["--prompt", "a", "--temperature", "-1"], "temperature must not be negative, got -1.0"),
+        ("generate", ["--prompt", "a", "--device", "gpuu"], "device 'gpuu': Expected one of cpu, cuda"),
         ("generate", ["--prompt", "a", "--guidance-schedule", "up"], "schedule must be one of"),
         ("generate", ["--prompt", "a", "--temprature", "1"], "--temprature"),
         ("generate", ["--prompts", "nowhere.txt"], "nowhere.txt: No such file"),
@@ -119,6 +130,21 @@ def test_edit_and_export(checkpoint, tmp_path, pictures, capsys):
 def test_mistakes_end_in_one_line(checkpoint, command, flags, message, tmp_path, capsys):
     arguments = [command, "--ckpt", checkpoint, "--allow-module", "tiny", "--out", tmp_path / "out", *flags]
     assert message in error_line(capsys, *arguments)
+
+
+def test_a_full_disk_is_said_to_be_full(checkpoint, tmp_path, capsys):
+    (tmp_path / "results.jsonl").symlink_to("/dev/full")
+    ask = ["generate", "--ckpt", checkpoint, "--allow-module", "tiny", "--prompt", "a", "--steps", 1, "--out", tmp_path]
+    assert error_line(capsys, *ask) == "No space left on device: free some space, then run the same command again"
+
+
+def test_checkpoints_of_an_autoencoder_draw_nothing(tmp_path, capsys):
+    module, content = AutoencoderModule(SmallKL(image_size=8, channels=8), AdamW()), {}
+    content["state_dict"] = module.state_dict()
+    module.on_save_checkpoint(content)
+    save(content, tmp_path / "last.ckpt")
+    ask = ["generate", "--ckpt", tmp_path / "last.ckpt", "--prompt", "a", "--out", tmp_path / "out"]
+    assert "holds unifluid.autoencoder.AutoencoderModule, which neither draws nor writes" in error_line(capsys, *ask)
 
 
 def test_bad_lines_bad_checkpoints_and_bad_folders_are_named(checkpoint, pictures, tmp_path, capsys):

@@ -122,6 +122,13 @@ def test_concepts_and_counts(built):
     assert list(names) == [*(f"thing {k}" for k in range(N)), "alias"]  # in emojibase's order, not its file's
 
 
+def test_the_first_test_rows_are_a_fair_sample(built):
+    codes = [int(row["id"].split("-")[1], 16) for row in rows_of(built[0], "test")]
+    assert codes != sorted(codes)
+    half = len(codes) // 2
+    assert len(set(codes[:half])) > 0.6 * len(set(codes)) > 0  # in their own order the first half has half of them
+
+
 def test_pictures_are_drawn_on_white_at_the_size_asked(built):
     image = read_image(built[0] / "images/twemoji/1f403.png")  # a green rectangle, 5 of 10 wide
     assert image.shape == (3, 32, 32)

@@ -14,7 +14,8 @@ from unifluid.decoding import ImageSampling, generate_images
 from unifluid.heads.diffusion_mlp import DiffusionMLP
 from unifluid.heads.flow_mlp import FlowMLP
 from unifluid.model import UniFluidModel
-from unifluid.sequence import Example, Formatter, make_order, pack, to_unit
+from unifluid.packing import pack
+from unifluid.sequence import Example, Formatter, make_order, to_unit
 
 EXAMPLES = [e for e in tiny.examples() if e.response is None]  # prompts of several lengths, and an edit
 PLAIN = ImageSampling(steps=4)

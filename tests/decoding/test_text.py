@@ -19,7 +19,8 @@ from unifluid.decoding import TextSampling, generate_text
 from unifluid.decoding.text import beam_search, nucleus
 from unifluid.interfaces import TextTokenizer
 from unifluid.model import UniFluidModel
-from unifluid.sequence import Example, pack
+from unifluid.packing import pack
+from unifluid.sequence import Example
 
 
 class Letters(TextTokenizer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import re
 from typing import NoReturn
 
@@ -14,12 +15,14 @@ MISTAKES = (ValueError, OSError, ModuleNotFoundError, argparse.ArgumentError)
 KEY = re.compile(r'^Parser key "(.+?)":')
 SILENT = re.compile(
     r"^(Does not validate against any|Subtypes: |Errors:|Given value|Problem with given class_path '\S+':$"
-    r"|Expected a <class 'NoneType'>|Expected a path but )"
+    r"|Expected a <class 'NoneType'>|Expected a path but "
+    r"|Subclass types expect one of:|a class path \(str\)$|a dict (with|without) (class_path|parameters) )"
 )
 PLAINER = (
     (r"^Type \S*Callable\[.*?\] expects a function or a callable class:\s*", ""),
     (r"\.? Got value: Namespace\(.*", ""),
     (r"^Expected an? (?:<class '([^']+)'>|typing\.(\S.*?))\. Got value: (.*)", r"expected \1\2, got \3"),
+    (r"^Expected an? (?:<class '([^']+)'>|typing\.(\S.*))$", r"expected \1\2"),
     (r"^Expected a dot import path string: (.*)", r"\1 is neither a class path nor a known class"),
     (
         r"^Importing '((\w+)\S*)' is not allowed.*",
@@ -53,6 +56,8 @@ def one_line(error: Exception) -> str | None:
         return None
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # writing to an open file does not say which
+        return f"{error.strerror}: free some space, then run the same command again"
     return condense(str(error)) or type(error).__name__
 
 

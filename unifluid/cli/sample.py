@@ -70,7 +70,7 @@ def make_parser(command: str) -> Parser:
     else:
         _add_text_options(how)
     how.add_argument("--seed", type=int, default=0, help="of every draw (%(default)s)")
-    how.add_argument("--batch-size", type=int, help="at once; changes no result")
+    how.add_argument("--batch-size", type=_count, help="at once; changes no result")
     how.add_argument("--weights", choices=("ema", "raw"), help="default: ema where there is one")
     how.add_argument("--device", help="cpu, cuda, cuda:1, … (default: the GPU where there is one)")
     how.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="(%(default)s)")
@@ -99,13 +99,18 @@ def _add_text_options(how: argparse._ArgumentGroup) -> None:
 
 
 def _count(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError("at least 1")
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1, got {text!r}")
     return int(text)
 
 
 def _order(text: str) -> str | list[int]:
-    return [int(i) for i in text.split(",")] if "," in text else text
+    if "," not in text:
+        return text
+    try:
+        return [int(i) for i in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"random, raster, or numbers such as 3,1,0,2, got {text!r}") from error
 
 
 def chunks(items: list[Item], size: int, about: str) -> Iterator[tuple[list[int], list[Item], Any]]:

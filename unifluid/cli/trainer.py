@@ -94,7 +94,10 @@ class CLI(LightningCLI):
             kwargs["precision"] = default_precision(str(settings["accelerator"]))
         plugins = settings["plugins"] or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
-        return super().instantiate_trainer(plugins=[*plugins, AtomicCheckpointIO()], **kwargs)
+        try:
+            return super().instantiate_trainer(plugins=[*plugins, AtomicCheckpointIO()], **kwargs)
+        except TypeError as error:  # Lightning's word for, say, devices: 7x
+            raise ValueError(f"trainer: {error}") from error
 
     # The trainer is told of the checkpoint before it starts: `configure_model` then knows that pretrained files need
     # not be read.

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from unifluid.interfaces import Cache
 from unifluid.model import UniFluidModel
-from unifluid.sequence import Formatter, Segment, extend, pack_prompts
+from unifluid.packing import pack_prompts
+from unifluid.sequence import Formatter, Segment, extend
 
 Progress = Callable[[float, int], None]  # (examples done, of how many); parts of an example count
 

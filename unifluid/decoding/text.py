@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +35,10 @@ class TextSampling:
     def __post_init__(self) -> None:
         if min(self.beams, self.max_tokens, self.batch_size) < 1:
             raise ValueError("beams, max_tokens and batch_size must be at least 1")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(f"temperature must not be negative ({self.temperature}), top_p in (0, 1] ({self.top_p})")
+        if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"temperature must be finite and not negative ({self.temperature}), top_p in (0, 1] ({self.top_p})"
+            )
         if self.beams > 1 and self.temperature > 0:
             raise ValueError("beam search does not draw: set beams to 1 or temperature to 0")
 

@@ -11,12 +11,12 @@ Z = 1.959963984540054  # 97.5 % quantile of the normal distribution: intervals a
 
 @dataclass(frozen=True)
 class Score:
-    """A value in [0, 1] over n items, with its 95 % interval."""
+    """A value over n items, with its 95 % interval; a distance has none."""
 
     value: float
     n: int
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
     @classmethod
     def of(cls, outcomes: Iterable[bool]) -> Score:
