@@ -41,8 +41,8 @@ class ExampleDataset(Recorded, Dataset, ABC):
         """The data sets this one reads that leave bad rows out, and count them."""
         return ()
 
-    def check_tokenizer(self, tokenizer: ImageTokenizer) -> None:
-        """Raises ValueError where what is stored here was made by another image tokenizer."""
+    def check_tokenizer(self, tokenizer: ImageTokenizer | None) -> None:
+        """Raises ValueError where what is stored here is not of the model's image tokenizer; None where it has none."""
 
     def score_text(self, example: Example, text: str) -> bool:
         """Whether `text` is a right caption or answer: one of the example's own, unless a data set knows better."""
@@ -66,7 +66,7 @@ class Wrapper(ExampleDataset):
     def sources(self) -> tuple[Skipping, ...]:
         return self.dataset.sources
 
-    def check_tokenizer(self, tokenizer: ImageTokenizer) -> None:
+    def check_tokenizer(self, tokenizer: ImageTokenizer | None) -> None:
         self.dataset.check_tokenizer(tokenizer)
 
     def score_text(self, example: Example, text: str) -> bool:

@@ -68,7 +68,9 @@ class CachedMoments(Wrapper):
     def at(self, index: int, pictures: tuple[str, ...] = PICTURES) -> Example | None:
         return self[index]
 
-    def check_tokenizer(self, tokenizer: ImageTokenizer) -> None:
+    def check_tokenizer(self, tokenizer: ImageTokenizer | None) -> None:
+        if tokenizer is None:
+            raise ValueError(f"{self.cache} holds moments, but this model trains on pictures; train without it")
         if fingerprint(tokenizer) != self.about["tokenizer"]:
             raise ValueError(
                 f"{self.cache} was made by an image tokenizer with other weights or settings than this model's; make it"

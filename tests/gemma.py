@@ -15,6 +15,8 @@ NEWLINES = ["\n" * n for n in range(1, 4)]
 LOCATIONS = [f"<loc{n:04d}>" for n in range(8)]
 SEGMENTS = [f"<seg{n:03d}>" for n in range(4)]
 SIZE, PATCH = 16, 4  # pixels
+# the vision tower, in timm
+VIT = {"patch_size": PATCH, "embed_dim": 24, "depth": 2, "num_heads": 4, "mlp_ratio": 40 / 24}
 
 
 def write_tokenizer(path: Path, user_defined: list[str] | None = None, **options: Any) -> SentencePieceProcessor:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
+import tiny
 import torch
 from cards import Cards
 from toy import make_trainer
 
 from datamodules.mixture import Mixture, Stream
+from datamodules.moments import CachedMoments, write_moments
 from unifluid.contrastive import ContrastiveModule, Pairs, distorted
 from unifluid.encoders import Patches
 from unifluid.optimization import AdamW
@@ -45,6 +47,13 @@ def test_pairs_are_the_two_pictures_of_an_edit():
     )
     with pytest.raises(ValueError, match="come from edits, but 0 is of task generate"):
         Pairs(8)([(0, Cards("generate")[0])])
+
+
+def test_stored_moments_are_refused(tmp_path):
+    write_moments(Cards("edit"), tiny.Pixels(), tmp_path / "cache")
+    stream = Stream(CachedMoments(Cards("edit"), str(tmp_path / "cache")), rows=8)
+    with pytest.raises(ValueError, match="holds moments, but this model trains on pictures"):
+        make_trainer(tmp_path, steps=1).fit(make(), Mixture({"edit": stream}))
 
 
 def test_distortions_are_a_function_of_their_generator_and_leave_the_paper_white():

@@ -30,10 +30,9 @@ from unifluid.sequence import TASKS
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.yaml"))
 GEMMAS = {"gemma-2b": "gemma", "gemma-2-2b": "gemma2", "gemma-3-1b-pt": "gemma3"}
-VIT = {"patch_size": gemma.PATCH, "embed_dim": 24, "depth": 2, "num_heads": 4, "mlp_ratio": 40 / 24}
 PARTS = {  # arguments of large parts, which take the rest from their files in `models`
     "AutoencoderKL": {"image_size": 16},
-    "SigLIP": {"image_size": gemma.SIZE, "options": VIT},
+    "SigLIP": {"image_size": gemma.SIZE, "options": gemma.VIT},
     "HuggingFaceBackbone": {"config": None},
     "Decoder": {"mlp_width": 64},
 }
@@ -177,7 +176,7 @@ def models(tmp_path_factory) -> Path:
     AutoencoderKL(block_out_channels=[4, 8], norm_num_groups=2, **blocks).save_pretrained(path / "sd-vae")
     for name, model in SIGLIPS.items():
         (path / name).mkdir()
-        vit = timm.create_model(model, img_size=gemma.SIZE, **VIT)
+        vit = timm.create_model(model, img_size=gemma.SIZE, **gemma.VIT)
         save_file(vit.state_dict(), path / name / "model.safetensors")
     for name, kind in PALIGEMMAS.items():
         (path / name).mkdir()

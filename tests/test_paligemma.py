@@ -27,7 +27,6 @@ from unifluid.sequence import Example, Segment
 from unifluid.tokenizers import SentencePiece
 
 KINDS = {"gemma": None, "gemma2": 30.0}  # PaliGemma 1 and 2, and the soft cap of their logits
-VIT = {"patch_size": gemma.PATCH, "embed_dim": 24, "depth": 2, "num_heads": 4, "mlp_ratio": 40 / 24}
 EXAMPLES = [
     Example("0", "answer", image=tiny.image(0, gemma.SIZE), question="answer en what is red?", answers=("a big cat",)),
     Example(
@@ -50,7 +49,7 @@ class Case:
         """Ours, started from the folder (or another `path`) as a fresh run starts."""
         folder = path or self.folder
         backbone = functools.partial(HuggingFaceBackbone, config=str(folder / "config.json"))
-        encoder = SigLIP("vit_base_patch16_siglip_224", image_size=gemma.SIZE, options=VIT)
+        encoder = SigLIP("vit_base_patch16_siglip_224", image_size=gemma.SIZE, options=gemma.VIT)
         arguments = {
             "backbone": backbone,
             "image_encoder": encoder,
@@ -221,7 +220,7 @@ def mistake(case: Case, *path: Path, **changes) -> str:
 
 
 def encoder(model: str = "vit_base_patch16_siglip_224", activation: str | None = "gelu_tanh", **options) -> SigLIP:
-    return SigLIP(model, image_size=gemma.SIZE, activation=activation, options={**VIT, **options})
+    return SigLIP(model, image_size=gemma.SIZE, activation=activation, options={**gemma.VIT, **options})
 
 
 def test_parts_that_do_not_fit_are_named(case):

@@ -39,6 +39,8 @@ class ContrastiveModule(Recorded, L.LightningModule):
         seed: of every draw in training.
     """
 
+    image_tokenizer = None  # pictures are taken as they are: data that stores moments of them is refused
+
     def __init__(self, encoder: ImageEncoder, optimization: AdamW, width: int = 128, seed: int = 0):
         super().__init__()
         self.encoder, self.optimization, self.seed = encoder, optimization, seed

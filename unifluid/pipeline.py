@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules.images import read_image, to_tensor
 from unifluid.checkpoints import Weights, read
@@ -27,6 +27,7 @@ from unifluid.sequence import Example
 File = str | Path | Image.Image | Tensor  # a file, an open picture, or uint8 (3, H, W)
 Picture = File | tuple[File, ...]  # a tuple, in a list of pictures: looked at together
 Precision = Literal["32-true", "bf16-mixed"]
+M = TypeVar("M", bound=nn.Module)
 
 
 def load(
@@ -49,12 +50,16 @@ def load(
     module = stored.build((*ALLOWED, *allow))
     if not isinstance(module, UniFluid):
         raise ValueError(f"{path}: holds {stored.config['class_path']}, which neither draws nor writes")
+    return Pipeline(to_device(module, device), stored.weights, precision)
+
+
+def to_device(module: M, device: str | None = None) -> M:
+    """`module` moved there; default: the GPU where there is one. Raises ValueError naming the device."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        module.to(device)
+        return module.to(device)
     except (RuntimeError, AssertionError) as error:  # torch's words for a device that is unknown, missing or full
         raise ValueError(f"device {device!r}: {str(error).splitlines()[0]}") from error
-    return Pipeline(module, stored.weights, precision)
 
 
 class Pipeline:

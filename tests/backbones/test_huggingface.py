@@ -467,7 +467,7 @@ def test_a_backbone_of_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not found in the base model"):
         HuggingFaceBackbone(24, config=config("llama"), lora=LoRA(targets=("qkv",)))
     (tmp_path / "config.json").write_text("[")
-    with pytest.raises(ValueError, match="not JSON"):
+    with pytest.raises(ValueError, match="not valid JSON"):
         HuggingFaceBackbone(24, config=str(tmp_path / "config.json"))
 
 

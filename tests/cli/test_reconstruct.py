@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import yaml
 from cli.runs import TINY, error_line
@@ -15,6 +16,7 @@ from toy import make_module
 
 from unifluid.autoencoder import AutoencoderModule
 from unifluid.cli.main import main
+from unifluid.contrastive import ContrastiveModule
 from unifluid.optimization import AdamW
 from unifluid.storage import save
 from unifluid.tokenizers import SmallKL
@@ -102,6 +104,35 @@ def test_the_tokenizer_of_a_whole_model_is_found_in_its_checkpoint(pictures, tmp
     save(content, tmp_path / "last.ckpt")
     assert reconstruct("--ckpt", tmp_path / "last.ckpt", "--allow-module", "tiny", "--image", pictures) == 0
     assert "over 3 pictures of 6×6 px in 9 tokens of 12" in capsys.readouterr().out
+
+
+def test_a_run_that_starts_from_other_weights_is_seen_with_its_tokenizer(trained, pictures, tmp_path, capsys):
+    tokenizer, path = trained
+    assert reconstruct("--ckpt", path, "--image", pictures) == 0
+    expected = capsys.readouterr().out
+    module = make_module(image_tokenizer=tokenizer)
+    module.configure_model()
+    content = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    save(content, tmp_path / "last.ckpt")
+    part = {"class_path": "unifluid.tokenizers.SmallKL", "init_args": KL}
+    (tmp_path / "overlay.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"image_tokenizer": part}}}))
+    flags = ["--config", TINY, "--config", tmp_path / "overlay.yaml", "--allow-module", "tiny", "--image", pictures]
+    assert reconstruct(*flags, f"--model.init_args.init_from={tmp_path / 'last.ckpt'}") == 0
+    assert capsys.readouterr().out == expected
+    (tmp_path / "config.json").write_text('{"model_type": "paligemma"}')  # which has no image tokenizer
+    assert reconstruct(*flags, f"--model.init_args.init_from={tmp_path}") == 0
+
+
+def test_what_has_no_image_tokenizer_is_named(pictures, tmp_path, capsys):
+    module = ContrastiveModule(tiny.Patches(), AdamW())
+    content = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(content)
+    save(content, tmp_path / "last.ckpt")
+    shown = error_line(capsys, "reconstruct", "--ckpt", tmp_path / "last.ckpt", "--image", pictures)
+    assert f"{tmp_path / 'last.ckpt'}: unifluid.contrastive.ContrastiveModule has no image tokenizer" in shown
+    shown = error_line(capsys, "reconstruct", *PIXELS, "--image", pictures, "--device", "moon")
+    assert "device 'moon'" in shown
 
 
 def psnrs(capsys) -> list[float]:

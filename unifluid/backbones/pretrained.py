@@ -5,7 +5,6 @@ Weights are safetensors, single or sharded, from a folder or the hub's cache. No
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from unifluid.weights import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -33,7 +34,7 @@ def read_config(pretrained: str | None, config: dict[str, Any] | str | None, voc
             raise ValueError("a HuggingFaceBackbone needs pretrained (a hub name or folder) or config (random weights)")
         return stored_config(pretrained).get_text_config(decoder=True)
     if isinstance(config, str):
-        config = _read_json(Path(config))
+        config = read_json(Path(config))
     from transformers import CONFIG_MAPPING
 
     config = {"vocab_size": vocab_size, **config}
@@ -44,16 +45,6 @@ def read_config(pretrained: str | None, config: dict[str, Any] | str | None, voc
         return CONFIG_MAPPING[kind](**config).get_text_config(decoder=True)
     except Exception as error:  # the library validates with exceptions of its own
         raise ValueError(f"backbone config of model_type {kind}: {_first_line(error)}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"backbone config {path}: not JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"backbone config {path}: not an object with model_type")
-    return config
 
 
 def plain_config(config: PreTrainedConfig) -> dict[str, Any]:

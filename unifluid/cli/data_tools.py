@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -15,12 +13,12 @@ from datamodules.base import ExampleDataset
 from datamodules.moments import CachedMoments, write_moments
 from datamodules.sharding import write_shards
 from datamodules.skipping import Skipping
-from unifluid.checkpoints import read
-from unifluid.cli.errors import Parser
+from unifluid.cli.errors import Parser, count
+from unifluid.cli.parts import image_tokenizer, instantiate, mixture, parse
 from unifluid.cli.trainer import prepare, settings
-from unifluid.interfaces import ImageTokenizer
+from unifluid.configs import Config
+from unifluid.pipeline import to_device
 
-Config = dict[str, Any]
 LIFTED = {"max_skipped": 1.0, "strict": False}  # so that a check sees it all
 BATCH = 64  # rows a loader worker walks at once
 RUN = "any option of `unifluid fit` may follow: --config RUN.yaml, …"
@@ -40,7 +38,7 @@ def check(args: list[str]) -> None:
         lifted, limit = _lift(config)
         try:
             with _quiet():
-                dataset = _build(ExampleDataset, lifted)
+                dataset = instantiate(ExampleDataset, "dataset", lifted)
                 for source in dataset.sources:
                     _walk(source, name, options.workers)
         except ValueError as error:
@@ -113,17 +111,17 @@ def shard(args: list[str]) -> None:
     parser = Parser("data shard", f"Write a data set as WebDataset shards. {RUN}; or --dataset CLASS or FILE.")
     parser.add_argument("--out", required=True, metavar="DIR", help="where the shards go")
     parser.add_argument("--stream", metavar="NAME", help="which data set of the run: streams.caption, …")
-    parser.add_argument("--per-shard", type=int, default=1000, help="rows of a shard")
+    parser.add_argument("--per-shard", type=count, default=1000, help="rows of a shard")
     parser.add_argument("--jpeg", type=int, metavar="QUALITY", help="JPEG of this quality instead of PNG")
     options, rest = parser.parse_known_args(args)
     found = _datasets(rest)
     name = options.stream or next(iter(found))
     if name not in found or (options.stream is None and len(found) > 1):
         raise ValueError(f"--stream must name one of {', '.join(found)}")
-    dataset = _build(ExampleDataset, found[name])
+    dataset = instantiate(ExampleDataset, "dataset", found[name])
     with _bar(name) as progress:
-        count = write_shards(dataset, options.out, options.per_shard, options.jpeg, progress)
-    print(f"{count} shards of {dataset.task} rows are there: {options.out}/{{00000..{count - 1:05d}}}.tar")
+        made = write_shards(dataset, options.out, options.per_shard, options.jpeg, progress)
+    print(f"{made} shards of {dataset.task} rows are there: {options.out}/{{00000..{made - 1:05d}}}.tar")
 
 
 # -- cache --------------------------------------------------------------------------------------------------------
@@ -133,7 +131,7 @@ def cache(args: list[str]) -> None:
     """Make every cache of moments that a run names."""
     parser = Parser("data cache", f"Store the moments that the run's datamodules.CachedMoments need. {RUN}.")
     parser.add_argument("--precision", choices=("float32", "float16"), default="float32", help="of the stored numbers")
-    parser.add_argument("--batch-size", type=int, default=32, help="pictures encoded at once")
+    parser.add_argument("--batch-size", type=count, default=32, help="pictures encoded at once")
     parser.add_argument("--device", help="default: the GPU where there is one")
     parser.add_argument("--workers", type=int, default=0, help="processes that read pictures")
     options, rest = parser.parse_known_args(args)
@@ -141,26 +139,13 @@ def cache(args: list[str]) -> None:
     wanted = {n: c["init_args"] for n, c in _streams(config).items() if c["class_path"] in CACHED}
     if not wanted:
         raise ValueError("no stream of this run has the class datamodules.CachedMoments: nothing to store")
-    tokenizer = _image_tokenizer(config["model"]["init_args"], options.device)
+    tokenizer = to_device(image_tokenizer(config["model"]).eval(), options.device)
     for name, arguments in wanted.items():
-        dataset = _build(ExampleDataset, arguments["dataset"])
+        dataset = instantiate(ExampleDataset, "dataset", arguments["dataset"])
         with _bar(name) as progress:
             how = options.precision, options.batch_size, options.workers
             write_moments(dataset, tokenizer, arguments["cache"], *how, progress)
         print(f"{name}: the moments of {len(dataset):,} pictures are in {arguments['cache']}")
-
-
-def _image_tokenizer(model: Config, device: str | None) -> ImageTokenizer:
-    """The one the run will train with, weights and all."""
-    import torch
-
-    tokenizer = _build(ImageTokenizer, model["image_tokenizer"])
-    tokenizer.load_pretrained()
-    if model.get("init_from"):
-        prefix = "model.image_tokenizer."
-        stored = read(model["init_from"], model.get("init_weights")).tensors
-        tokenizer.load_state_dict({n.removeprefix(prefix): t for n, t in stored.items() if n.startswith(prefix)})
-    return tokenizer.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
 
 # -- what the arguments name --------------------------------------------------------------------------------------
@@ -169,7 +154,7 @@ def _image_tokenizer(model: Config, device: str | None) -> ImageTokenizer:
 def _datasets(args: list[str]) -> dict[str, Config]:
     """Data sets by name: that of --dataset, or all of a run; those with stored moments as they are without."""
     if any(argument.split("=")[0] == "--dataset" for argument in args):
-        found = {"dataset": _plain(_parser(ExampleDataset).parse_args(prepare(args)))}
+        found = {"dataset": parse(ExampleDataset, "dataset", prepare(args))}
     else:
         found = _streams(settings(args))
     return {n: c["init_args"]["dataset"] if c["class_path"] in CACHED else c for n, c in found.items()}
@@ -177,26 +162,9 @@ def _datasets(args: list[str]) -> dict[str, Config]:
 
 def _streams(config: Config) -> dict[str, Config]:
     """The data sets of a run: streams.NAME and validation.NAME."""
-    arguments = config["data"].get("init_args", {})
-    if "streams" not in arguments:
-        raise ValueError(f"{config['data']['class_path']} has no streams: the data of datamodules.Mixture is needed")
+    arguments = mixture(config["data"])
     found = {f"streams.{name}": stream["dataset"] for name, stream in arguments["streams"].items()}
     return found | {f"validation.{name}": data for name, data in (arguments.get("validation") or {}).items()}
-
-
-def _parser(kind: type) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(kind, "dataset", required=True)
-    return parser
-
-
-def _plain(config: Namespace) -> Config:
-    return config.dataset.as_dict()
-
-
-def _build(kind: type, config: Config) -> Any:
-    parser = _parser(kind)
-    return parser.instantiate(parser.parse_object({"dataset": config})).dataset
 
 
 @contextlib.contextmanager

@@ -75,3 +75,10 @@ def condense(message: str) -> str:
             reasons.append(line)
     where = f"{'.'.join(keys)}: " if keys else ""
     return where + "; ".join(reason for reason in dict.fromkeys(reasons) if reason)
+
+
+def count(text: str) -> int:
+    """Type of an argument: a whole number of at least 1."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1, got {text!r}")
+    return int(text)

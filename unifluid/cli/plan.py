@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from unifluid.cli.errors import Parser
+from unifluid.cli.errors import Parser, count
 
 if TYPE_CHECKING:
     from unifluid.module import UniFluid
@@ -46,11 +46,11 @@ def make_parser(command: str) -> Parser:
     parser.epilog = f"examples:{EXAMPLES}"
     parser.add_argument("--config", action="append", required=True, metavar="FILE", help="as for fit; may be repeated")
     parser.add_argument("--device", choices=DEVICES, default="h100", help="whose speed and memory to count with (h100)")
-    parser.add_argument("--devices", type=int, default=8, metavar="N", help="how many, over all nodes (8)")
+    parser.add_argument("--devices", type=count, default=8, metavar="N", help="how many, over all nodes (8)")
     parser.add_argument("--mfu", type=float, default=0.4, help="share of their peak that the run will reach (0.4)")
-    parser.add_argument("--prompt-tokens", type=int, default=128, metavar="N", help="ids of a prompt, mean (128)")
-    parser.add_argument("--question-tokens", type=int, default=16, metavar="N", help="ids of a question, mean (16)")
-    parser.add_argument("--answer-tokens", type=int, default=24, metavar="N", help="ids of an answer, mean (24)")
+    parser.add_argument("--prompt-tokens", type=count, default=128, metavar="N", help="ids of a prompt, mean (128)")
+    parser.add_argument("--question-tokens", type=count, default=16, metavar="N", help="ids of a question, mean (16)")
+    parser.add_argument("--answer-tokens", type=count, default=24, metavar="N", help="ids of an answer, mean (24)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser
 
@@ -59,8 +59,8 @@ def plan(config: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Everything that is printed, under plain names; bytes and FLOPs as they are."""
     from unifluid.costs import Sizes, Texts, example_batch, memory, trace
 
-    if options.devices < 1 or not 0 < options.mfu <= 1:
-        raise ValueError("--devices must be at least 1, and --mfu a share between 0 and 1")
+    if not 0 < options.mfu <= 1:
+        raise ValueError("--mfu must be a share between 0 and 1")
     module, trainer = build(config["model"]), config["trainer"]
     counts = rows_of(config["data"])
     rows, accumulate = sum(n for _, n in counts.values()), trainer["accumulate_grad_batches"]
@@ -118,14 +118,12 @@ def build(config: dict[str, Any]) -> UniFluid:
     """The module that `fit` would build, without memory for its weights and without files that name them."""
     import lightning as L
     import torch
-    from jsonargparse import ArgumentParser
 
+    from unifluid.cli.parts import instantiate
     from unifluid.module import UniFluid
 
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(L.LightningModule, "model", required=True)
     with torch.device("meta"):
-        module = parser.instantiate(parser.parse_object({"model": changed(config)})).model
+        module = instantiate(L.LightningModule, "model", changed(config))
         if not isinstance(module, UniFluid):
             raise ValueError(f"plan is for unifluid.UniFluid, the config trains {config['class_path']}")
         module.configure_model()
@@ -141,10 +139,9 @@ def changed(value: Any) -> Any:
 def rows_of(data: dict[str, Any]) -> dict[str, tuple[Task, int]]:
     """Name of each stream → its task, rows in a step. Data sets are not opened."""
     from datamodules.mixture import Stream, share_out
+    from unifluid.cli.parts import mixture
 
-    arguments = data.get("init_args", {})
-    if "streams" not in arguments:
-        raise ValueError(f"{data['class_path']} has no streams: the data of datamodules.Mixture is needed")
+    arguments = mixture(data)
     streams = arguments["streams"]
     shares = {name: Stream(None, stream.get("rows"), stream.get("weight")) for name, stream in streams.items()}
     counts = share_out(shares, arguments.get("rows"))

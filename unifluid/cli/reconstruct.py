@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unifluid.cli.errors import Parser
+from unifluid.cli.errors import Parser, count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from unifluid.interfaces import ImageTokenizer
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
-PLACES = {"image_tokenizer": "model.image_tokenizer.", "tokenizer": "tokenizer."}  # argument of a module: its weights
 EXAMPLES = """
   unifluid reconstruct --tokenizer unifluid.tokenizers.AutoencoderKL --tokenizer.weights models/sd-vae \\
       --image pictures/*.jpg --out out
@@ -33,11 +32,9 @@ def run(command: str, args: list[str]) -> None:
     if options.out is not None:
         Path(options.out).mkdir(parents=True, exist_ok=True)  # an unwritable folder should not cost the work
 
-    import torch
+    from unifluid.pipeline import to_device
 
-    tokenizer = load(options, rest)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    reconstruct(tokenizer.eval().to(device), files, options)
+    reconstruct(to_device(load(options, rest).eval(), options.device), files, options)
 
 
 def make_parser(command: str) -> Parser:
@@ -69,7 +66,7 @@ def make_parser(command: str) -> Parser:
         "--noise", type=float, default=0.0, help="size of errors added to the tokens, as a model would make them (0)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of every draw (0)")
-    parser.add_argument("--batch-size", type=int, default=8, help="at once; changes no result (8)")
+    parser.add_argument("--batch-size", type=count, default=8, help="at once; changes no result (8)")
     parser.add_argument("--weights", choices=("ema", "raw"), help="of a checkpoint; default: ema where there is one")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: the GPU where there is one)")
     parser.add_argument(
@@ -98,28 +95,16 @@ def load(options: argparse.Namespace, rest: list[str]) -> ImageTokenizer:
     """The tokenizer that the flags name, with its weights."""
     if options.ckpt:
         return from_checkpoint(options.ckpt, options.weights, options.allow_module)
+    from unifluid.cli.parts import image_tokenizer, instantiate, parse
     from unifluid.cli.trainer import prepare, settings
-
-    trust = [f"--allow-module={name}" for name in options.allow_module]
-    if options.tokenizer:
-        prepare(trust)
-        return from_arguments([f"--tokenizer={options.tokenizer}", *rest])
-    arguments = settings([*trust, *(f"--config={file}" for file in options.config), *rest])["model"]["init_args"]
-    place = next((place for place in PLACES if place in arguments), None)
-    if place is None:
-        raise ValueError(f"--config: {options.config[-1]} has no image tokenizer")
-    return from_arguments([f"--tokenizer={json.dumps(arguments[place])}"])
-
-
-def from_arguments(args: list[str]) -> ImageTokenizer:
-    """Built from `--tokenizer=CLASS --tokenizer.NAME=VALUE …`, pretrained weights read."""
-    from jsonargparse import ArgumentParser
-
     from unifluid.interfaces import ImageTokenizer
 
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(ImageTokenizer, "tokenizer", required=True)
-    tokenizer = parser.instantiate(parser.parse_args(args)).tokenizer
+    trust = [f"--allow-module={name}" for name in options.allow_module]
+    if not options.tokenizer:
+        return image_tokenizer(settings([*trust, *(f"--config={file}" for file in options.config), *rest])["model"])
+    prepare(trust)
+    config = parse(ImageTokenizer, "tokenizer", [f"--tokenizer={options.tokenizer}", *rest])
+    tokenizer = instantiate(ImageTokenizer, "tokenizer", config)
     tokenizer.load_pretrained()
     return tokenizer
 
@@ -127,18 +112,15 @@ def from_arguments(args: list[str]) -> ImageTokenizer:
 def from_checkpoint(path: str, weights: Any, trusted: list[str]) -> ImageTokenizer:
     """That of a stored model, which need not be built for it."""
     from unifluid.checkpoints import read
+    from unifluid.cli.parts import place_of, weights_at
     from unifluid.configs import ALLOWED, build
-    from unifluid.interfaces import ImageTokenizer
     from unifluid.weights import fit
 
     stored = read(path, weights)
-    place = next((place for place in PLACES if place in stored.config["init_args"]), None)
-    part = build(stored.config["init_args"][place], (*ALLOWED, *trusted)) if place else None
-    if not isinstance(part, ImageTokenizer):
-        raise ValueError(f"{path}: {stored.config['class_path']} has no image tokenizer")
-    prefix = PLACES[place]
-    fit(part, {n.removeprefix(prefix): t for n, t in stored.tensors.items() if n.startswith(prefix)}, path)
-    return part
+    place = place_of(stored.config, path)
+    tokenizer = build(stored.config["init_args"][place], (*ALLOWED, *trusted))
+    fit(tokenizer, weights_at(place, stored.tensors), path)
+    return tokenizer
 
 
 # -- the work -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unifluid.cli.errors import Parser
+from unifluid.cli.errors import Parser, count
 from unifluid.cli.items import TEXT, Item, collect
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def make_parser(command: str) -> Parser:
     else:
         _add_text_options(how)
     how.add_argument("--seed", type=int, default=0, help="of every draw (%(default)s)")
-    how.add_argument("--batch-size", type=_count, help="at once; changes no result")
+    how.add_argument("--batch-size", type=count, help="at once; changes no result")
     how.add_argument("--weights", choices=("ema", "raw"), help="default: ema where there is one")
     how.add_argument("--device", help="cpu, cuda, cuda:1, … (default: the GPU where there is one)")
     how.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="(%(default)s)")
@@ -79,7 +79,7 @@ def make_parser(command: str) -> Parser:
 
 
 def _add_image_options(how: argparse._ArgumentGroup, command: str) -> None:
-    how.add_argument("--n", type=_count, default=1, help="pictures for each item (%(default)s)")
+    how.add_argument("--n", type=count, default=1, help="pictures for each item (%(default)s)")
     how.add_argument("--steps", type=int, help="head steps for every image token (100)")
     how.add_argument("--guidance", type=float, help="classifier-free guidance scale (1: none)")
     how.add_argument(
@@ -96,12 +96,6 @@ def _add_text_options(how: argparse._ArgumentGroup) -> None:
     how.add_argument("--temperature", type=float, help="0 takes the likeliest token (0)")
     how.add_argument("--top-p", type=float, help="draw from the likeliest tokens of this probability (1)")
     how.add_argument("--max-tokens", type=int, help="longest text (64)")
-
-
-def _count(text: str) -> int:
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def _order(text: str) -> str | list[int]:
