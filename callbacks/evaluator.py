@@ -85,7 +85,7 @@ class Evaluator(Scheduled):
             trained_precision(trainer),
             progress_bar(trainer, self.prefix) as progress,
         ):
-            judged = self.judge(module, [items[i] for i in mine], mine, progress)
+            judged = self.judge(module, [items[i] for i in mine], mine, progress) if mine else []
         outcomes = gather(dict(zip(mine, judged, strict=True)))
         groups = defaultdict(list)
         for i, item in enumerate(items):

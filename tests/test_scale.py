@@ -13,17 +13,22 @@ from typing import Any
 import families
 import pytest
 import scale_runs
+import tiny
 import torch
+from cards import Cards
 from ranks import launch, read_json
 from toy import make_data, make_module, make_trainer
 
 from callbacks.ema import EMA, live_weights
+from datamodules import Mixture, Stream
 from unifluid import storage
 from unifluid.backbones import HuggingFaceBackbone
 from unifluid.backbones.huggingface import LoRA
 from unifluid.checkpoints import export, read
 from unifluid.configs import ALLOWED
+from unifluid.contrastive import ContrastiveModule
 from unifluid.heads import ClassificationHead
+from unifluid.optimization import AdamW
 from unifluid.sharding import FSDP2
 from unifluid.storage import AtomicCheckpointIO, latest, previous
 
@@ -173,6 +178,14 @@ def test_another_strategy_that_shards_is_refused(tmp_path, group):
     strategy = ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=1)
     with pytest.raises(ValueError, match=r"unifluid\.sharding\.FSDP2"):
         make_trainer(tmp_path, steps=1, devices=1, strategy=strategy).fit(make_module(), make_data())
+
+
+def test_a_module_that_does_not_shard_its_model_is_refused(tmp_path, group):
+    torch.manual_seed(0)
+    module = ContrastiveModule(tiny.Patches(), AdamW())
+    trainer = make_trainer(tmp_path, steps=1, devices=1, strategy=FSDP2(), use_distributed_sampler=False)
+    with pytest.raises(ValueError, match="ContrastiveModule is not made to be sharded, take ddp"):
+        trainer.fit(module, Mixture({"edit": Stream(Cards("edit"), 8)}))
 
 
 @pytest.mark.parametrize("lora", [None, LoRA(rank=2)])

@@ -103,6 +103,12 @@ class FSDP2(ModelParallelStrategy):
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
+    def setup(self, trainer: L.Trainer) -> None:
+        """Raises ValueError for a module that left its model whole: gradients would stay apart."""
+        super().setup(trainer)
+        if not any(isinstance(part, FSDPModule) for part in self.model.modules()):
+            raise ValueError(f"trainer.strategy: {type(self.model).__name__} is not made to be sharded, take ddp")
+
     @property
     def mesh(self) -> DeviceMesh:
         return self.device_mesh["data_parallel"]
