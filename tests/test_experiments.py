@@ -33,7 +33,6 @@ GEMMAS = {"gemma-2b": "gemma", "gemma-2-2b": "gemma2", "gemma-3-1b-pt": "gemma3"
 PARTS = {  # arguments of large parts, which take the rest from their files in `models`
     "AutoencoderKL": {"image_size": 16},
     "SigLIP": {"image_size": gemma.SIZE, "options": gemma.VIT},
-    "HuggingFaceBackbone": {"config": None},
     "Decoder": {"mlp_width": 64},
 }
 SIGLIPS = {
@@ -85,7 +84,7 @@ def arguments(file: Path) -> list[str]:
 
 
 def files(data: Path) -> dict[str, dict[str, str]]:
-    """Arguments of each class of data that name files -> those of the fixture."""
+    """Arguments of each class that name files -> those of the fixture."""
     coco = {"annotations": f"{data}/dataset_coco.json", "images": str(data), "split": "train"}
     tables = {"files": f"{data}/edits", "cache": str(data)}
     vqa = {name: f"{data}/{name}.json" for name in ("questions", "annotations")}
@@ -98,6 +97,7 @@ def files(data: Path) -> dict[str, dict[str, str]]:
         "HQEdit": tables,
         "UltraEdit": tables,
         "CachedMoments": {"cache": "moments"},
+        "EncoderFeatures": {"checkpoint": f"{data}/features/last.ckpt"},
     }
 
 
@@ -117,6 +117,8 @@ def shrink(value: Any, data: Path) -> Any:
         small["init_args"] |= named
     if name == "WebDataset" and small["init_args"]["fields"] is None:
         small["init_args"]["fields"] = MEMBERS[small["init_args"]["task"]]
+    if name == "HuggingFaceBackbone" and small["init_args"]["pretrained"] is not None:
+        small["init_args"]["config"] = None  # that of its files
     if name == "SentencePiece" and small["init_args"]["model_file"] is not None:
         small["init_args"]["vocab_size"] = None  # as many as the small model has
     if "streams" in small and small["rows"] is not None:
