@@ -22,8 +22,6 @@ from unifluid.interfaces import Backbone, ImageEncoder
 if TYPE_CHECKING:
     from unifluid.encoders import SigLIP
 
-SPARE = 0.05  # share of an embedding's rows that no id may use: they round it up (257,216 rows for 257,152 pieces)
-
 
 def is_paligemma(path: str | Path) -> bool:
     """Whether `path` is a folder whose config.json says so."""
@@ -39,7 +37,7 @@ def read_paligemma(path: str | Path, backbone: Backbone, encoder: ImageEncoder) 
     Raises ValueError where backbone or encoder are built otherwise than the folder's, or its weights are not all there.
     """
     from unifluid.backbones import HuggingFaceBackbone
-    from unifluid.backbones.pretrained import read_model, stored_config
+    from unifluid.backbones.pretrained import check_vocabulary, read_model, stored_config
     from unifluid.encoders import SigLIP
 
     where = f"model.init_from: {path} is a PaliGemma"
@@ -49,7 +47,7 @@ def read_paligemma(path: str | Path, backbone: Backbone, encoder: ImageEncoder) 
             f"config {Path(path) / 'config.json'} as backbone"
         )
     config = stored_config(str(path))
-    _check_vocabulary(config, backbone, where, Path(path))
+    check_vocabulary(backbone.init_args["vocab_size"], config, path, "model.init_from")
     _check_decoder(config, backbone.init_args["config"], where, Path(path))
     _check_encoder(config, encoder, where)
     model = read_model(str(path), "auto", "model.init_from")
@@ -62,16 +60,6 @@ def read_paligemma(path: str | Path, backbone: Backbone, encoder: ImageEncoder) 
     if not config.tie_word_embeddings:
         parts["backbone.output"] = model.get_output_embeddings().state_dict()
     return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
-
-
-def _check_vocabulary(config: Any, backbone: Backbone, where: str, path: Path) -> None:
-    """The backbone refuses a tokenizer with too many ids; one with far fewer is that of another model."""
-    rows, ids = config.get_text_config(decoder=True).vocab_size, backbone.init_args["vocab_size"]
-    if ids < (1 - SPARE) * rows:
-        raise ValueError(
-            f"{where} of {rows} text ids, but the text tokenizer has {ids}: give text_tokenizer.model_file "
-            f"{path / 'tokenizer.model'}"
-        )
 
 
 def _check_decoder(config: Any, ours: dict[str, Any], where: str, path: Path) -> None:

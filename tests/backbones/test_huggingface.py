@@ -454,7 +454,10 @@ def test_attention_that_is_not_ours_is_refused_when_it_is_met():
 def test_the_vocabulary_has_to_fit(stored):
     with pytest.raises(ValueError, match=r"41 ids, but the backbone \S+ embeds 40"):
         HuggingFaceBackbone(41, str(stored("gemma")))
-    assert HuggingFaceBackbone(17, str(stored("gemma"))).output_weight.shape == (40, 32)  # rows to spare
+    assert HuggingFaceBackbone(39, str(stored("gemma"))).output_weight.shape == (40, 32)  # rows to spare
+    with pytest.raises(ValueError, match=r"trained with 40 text ids, but the text tokenizer has 17: give text_tok"):
+        HuggingFaceBackbone(17, str(stored("gemma"))).load_pretrained()
+    HuggingFaceBackbone(39, str(stored("gemma"))).load_pretrained()
     follows = {k: v for k, v in config("llama").items() if k != "vocab_size"}
     assert HuggingFaceBackbone(33, config=follows).vocab_size == 33
 

@@ -126,6 +126,7 @@ class HuggingFaceBackbone(Backbone):
         """Read the weights of `pretrained`. Raises ValueError naming what does not fit; then nothing has changed."""
         if self.pretrained is None:
             return
+        library.check_vocabulary(self.init_args["vocab_size"], self.config, self.pretrained, "backbone.pretrained")
         weights, output = library.read_weights(self.pretrained, self.config.model_type, self.dtype)
         own = {name.replace(".base_layer.", "."): tensor for name, tensor in self.decoder.state_dict().items()}
         own = {name: tensor for name, tensor in own.items() if ".lora_" not in name}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ATTENTION = "unifluid"  # our attention function's name in the library
 LAYERS = {"full_attention", "sliding_attention"}
+SPARE = 0.05  # share of an embedding's rows that no id may use: they round it up (257,216 rows for 257,152 pieces)
 # Of this library's version, of how a model was stored, or of how it was called: no part of what it computes.
 INCIDENTAL = ("transformers_version", "dtype", "architectures", "auto_map", "_name_or_path", "use_cache", "id2label")
 
@@ -156,6 +157,19 @@ def read_model(pretrained: str, dtype: torch.dtype | str, setting: str = "backbo
             some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise ValueError(f"{setting} {pretrained}: its weights do not fit its config, {kind}: {some}")
     return model
+
+
+def check_vocabulary(ids: int, config: PreTrainedConfig, pretrained: str | Path, setting: str) -> None:
+    """Raises ValueError where a tokenizer of `ids` has far fewer than the model was trained with: it is another's.
+
+    (More ids than the model has rows are refused when the backbone is built.)
+    """
+    rows = config.get_text_config(decoder=True).vocab_size
+    if ids < (1 - SPARE) * rows:
+        raise ValueError(
+            f"{setting}: {pretrained} was trained with {rows} text ids, but the text tokenizer has {ids}: give "
+            f"text_tokenizer.model_file {Path(pretrained) / 'tokenizer.model'}"
+        )
 
 
 def _damaged(folder: str) -> str | None:
