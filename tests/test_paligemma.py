@@ -267,4 +267,7 @@ def test_a_tokenizer_of_another_model_is_one_line(case, tmp_path):
     rows = case.pieces * 2
     gemma.write_paligemma(tmp_path, "gemma", rows)
     line = mistake(case, tmp_path, text_head=ClassificationHead())
-    assert f"was trained with {rows} text ids, but the text tokenizer has {case.pieces}: give text_tokenizer.model_file" in line
+    expected = (
+        f"was trained with {rows} text ids, but the text tokenizer has {case.pieces}: give text_tokenizer.model_file"
+    )
+    assert expected in line
