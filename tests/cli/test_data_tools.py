@@ -51,7 +51,7 @@ def folder_config(path, **options):
 def test_check_reports_what_is_skipped_and_why(folder, capsys, workers):
     arguments = ["--dataset", "datamodules.Folder", "--dataset.path", folder, "--dataset.task", "generate"]
     message = error_line(capsys, "data", "check", *arguments, "--workers", workers)
-    assert message == "worse than they may be: dataset (9.76% bad, 1.00% allowed)"
+    assert message == "not fit to train on: dataset (9.76% bad, 1.00% allowed)"
     assert main(["data", "check", *map(str, arguments), "--dataset.max_skipped", "0.1"]) == 0
     out = capsys.readouterr().out
     assert "dataset: 37 of 41 generate rows are good" in out
@@ -84,10 +84,10 @@ def test_check_walks_every_stream_of_a_run_and_goes_on_after_a_bad_one(folder, t
     }
     path = run_config(tmp_path, streams, {"strict": folder_config(folder, max_skipped=0.5, strict=True)})
     message = error_line(capsys, "data", "check", "--config", path, "--allow-module", "tiny")
-    assert message == "worse than they may be: streams.missing; validation.strict (9.76% bad, 0.00% allowed)"
+    missing = f"streams.missing ({tmp_path}/nowhere/train.jsonl: no such file; {tmp_path}/nowhere holds no .jsonl file)"
+    assert message == f"not fit to train on: {missing}; validation.strict (9.76% bad, 0.00% allowed)"
     main(["data", "check", "--config", str(path), "--allow-module", "tiny"])
     out = capsys.readouterr().out
-    assert "streams.missing: " in out and "no such file" in out
     assert "streams.folder: 37 of 41 generate rows are good" in out
     assert "streams.shapes: 1,000,000 caption examples, made and not read" in out
 

@@ -13,7 +13,7 @@ from datamodules.base import ExampleDataset
 from datamodules.moments import CachedMoments, write_moments
 from datamodules.sharding import write_shards
 from datamodules.skipping import Skipping
-from unifluid.cli.errors import Parser, count
+from unifluid.cli.errors import Parser, condense, count
 from unifluid.cli.parts import image_tokenizer, instantiate, mixture, parse
 from unifluid.cli.trainer import prepare, settings
 from unifluid.configs import Config
@@ -42,8 +42,7 @@ def check(args: list[str]) -> None:
                 for source in dataset.sources:
                     _walk(source, name, options.workers)
         except ValueError as error:
-            print(f"{name}: {error}")
-            above.append(name)
+            above.append(f"{name} ({condense(str(error))})")
             continue
         for source in dataset.sources:
             print(report(name, source))
@@ -52,7 +51,7 @@ def check(args: list[str]) -> None:
         if not dataset.sources:
             print(f"{name}: {len(dataset):,} {dataset.task} examples, made and not read: nothing to check")
     if above:
-        raise ValueError(f"worse than they may be: {'; '.join(above)}")
+        raise ValueError(f"not fit to train on: {'; '.join(above)}")
 
 
 def report(name: str, source: Skipping) -> str:
