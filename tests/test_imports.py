@@ -18,7 +18,7 @@ MATHS = tuple(
     for name in ("interfaces", "sequence", "packing", "randomness", "precision", "diffusion", "layers")
 )
 STORES = ("unifluid", "unifluid.configs", "unifluid.shards", "unifluid.storage", "unifluid.checkpoints")
-TRAINING = ("unifluid.optimization", "unifluid.model")
+TRAINING = ("unifluid.optimization", "unifluid.model", "unifluid.training")
 SCORING = ("unifluid.decoding", "unifluid.evaluation")
 PARTS = ("backbones", "tokenizers", "encoders", "heads")
 EVERYTHING = ("unifluid", "datamodules", "callbacks")
@@ -39,6 +39,7 @@ ROOMS = {
     "unifluid.checkpoints": ((*MATHS, *STORES, "unifluid.paligemma"), ("torch", "lightning", "safetensors")),
     "unifluid.sharding": ((*MATHS, "unifluid.shards", "unifluid.storage", "unifluid.model"), ("torch", "lightning")),
     "unifluid.module": ((*MATHS, *STORES, *TRAINING, "unifluid.sharding"), ("torch", "lightning")),
+    "unifluid.training": ((*MATHS, *STORES, "unifluid.optimization"), ("lightning",)),
     "unifluid.autoencoder": ((*MATHS, *STORES, *TRAINING), ("torch", "lightning")),
     "unifluid.contrastive": ((*MATHS, *STORES, *TRAINING), ("torch", "lightning")),
     "unifluid.costs": ((*MATHS, "unifluid.model"), ("torch",)),

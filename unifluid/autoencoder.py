@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 
 from unifluid import randomness
-from unifluid.checkpoints import pack_model, unpack_model
-from unifluid.configs import describe
-from unifluid.interfaces import Recorded, TrainableImageTokenizer
+from unifluid.interfaces import TrainableImageTokenizer
 from unifluid.optimization import AdamW
 from unifluid.sequence import Batch, Example, to_unit
+from unifluid.training import Trainable
 
 ERRORS = 0.2  # size of the errors in tokens that validation asks the decoder to bear: about those of generated ones
 
 
-class AutoencoderModule(Recorded, L.LightningModule):
+class AutoencoderModule(Trainable):
     """Reconstruction with a small KL penalty (arXiv 2112.10752, without its perceptual and adversarial terms).
 
     The reconstruction error is each picture's root mean square, averaged over pictures: where much of a picture is
@@ -58,20 +55,6 @@ class AutoencoderModule(Recorded, L.LightningModule):
     def image_tokenizer(self) -> TrainableImageTokenizer:
         """For data that stores what an image tokenizer made of pictures: it will refuse to train one."""
         return self.tokenizer
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        return self.optimization.configure(self.named_parameters(), self.trainer.max_steps)
-
-    # -- checkpoints ------------------------------------------------------------------------------------------------
-
-    def on_fit_start(self) -> None:
-        describe(self)  # what a checkpoint cannot store should stop the run now, not at the first save
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        pack_model(checkpoint, self)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        unpack_model(checkpoint, self)
 
     # -- data -------------------------------------------------------------------------------------------------------
 

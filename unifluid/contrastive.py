@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, cross_entropy, grid_sample, normalize
 
 from unifluid import randomness
-from unifluid.checkpoints import pack_model, unpack_model
-from unifluid.configs import describe
-from unifluid.interfaces import ImageEncoder, Recorded
+from unifluid.interfaces import ImageEncoder
 from unifluid.optimization import AdamW
 from unifluid.sequence import Example, to_unit
+from unifluid.training import Trainable
 
 INITIAL_SCALE = 10.0  # of the similarities: CLIP's 1 / 0.07 is for larger batches
 MAX_SCALE = 100.0  # CLIP's
 
 
-class ContrastiveModule(Recorded, L.LightningModule):
+class ContrastiveModule(Trainable):
     """Two pictures of one thing get similar features, pictures of different things do not.
 
     InfoNCE over the pairs of a batch, in both directions, as CLIP does with picture and text (arXiv 2103.00020 §2.3).
@@ -51,20 +48,6 @@ class ContrastiveModule(Recorded, L.LightningModule):
         """A fresh run starts from the encoder's pretrained weights, if it names any."""
         if self._trainer is not None and self.trainer.ckpt_path is None:
             self.encoder.load_pretrained()
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        return self.optimization.configure(self.named_parameters(), self.trainer.max_steps)
-
-    # -- checkpoints ------------------------------------------------------------------------------------------------
-
-    def on_fit_start(self) -> None:
-        describe(self)  # what a checkpoint cannot store should stop the run now, not at the first save
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        pack_model(checkpoint, self)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        unpack_model(checkpoint, self)
 
     # -- data -------------------------------------------------------------------------------------------------------
 

@@ -7,22 +7,22 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 
 from unifluid import randomness
-from unifluid.checkpoints import Weights, pack_model, start_from, unpack_model
-from unifluid.configs import describe, factory_of
-from unifluid.interfaces import Backbone, ImageEncoder, ImageHead, ImageTokenizer, Recorded, TextHead, TextTokenizer
+from unifluid.checkpoints import Weights, start_from
+from unifluid.configs import factory_of
+from unifluid.interfaces import Backbone, ImageEncoder, ImageHead, ImageTokenizer, TextHead, TextTokenizer
 from unifluid.model import TokenLosses, UniFluidModel
 from unifluid.optimization import AdamW
 from unifluid.packing import Collate
 from unifluid.sequence import TASKS, Batch, Formatter, Order, Task
 from unifluid.sharding import FSDP2, Skeleton, shard
+from unifluid.training import Trainable
 
 
-class UniFluid(Recorded, L.LightningModule):
+class UniFluid(Trainable):
     """One transformer that draws and describes: L = L_visual + λ · L_text (arXiv 2503.13436).
 
     L_visual is the mean over the step's image tokens and their noise copies; L_text the mean over each example's text
@@ -151,17 +151,6 @@ class UniFluid(Recorded, L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         return self.optimization.configure(self.model.named_parameters(), self.trainer.max_steps)
-
-    # -- checkpoints --------------------------------------------------------------------------------------------
-
-    def on_fit_start(self) -> None:
-        describe(self)  # what a checkpoint cannot store should stop the run now, not at the first save
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        pack_model(checkpoint, self, self.text_tokenizer)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        unpack_model(checkpoint, self, self.text_tokenizer)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """A part that draws from the global generator, as dropout does, draws a function of the step as well."""
