@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 from datamodules.base import ExampleDataset
 from datamodules.shapes.edits import EDITS
 from datamodules.shapes.language import CAPTION_PROMPT, PLACES_PROMPT, caption, parse_caption
 from datamodules.shapes.prompts import TAGS, long_prompt, make_prompt
-from datamodules.shapes.questions import QUESTIONS
+from datamodules.shapes.questions import ASKED, QUESTIONS
 from datamodules.shapes.render import render
 from datamodules.shapes.scenes import HELD_OUT, Draw, Scene
 from unifluid import randomness
 from unifluid.sequence import TASKS, Example, Task
 
 Split = Literal["train", "val", "compositional"]
-SHARES = {"single_object": 1.0, "two_object": 2.0, "counting": 2.0, "colors": 1.0, "position": 3.0, "color_attr": 3.0}
+SHARES = {"single_object": 2.0, "two_object": 4.0, "counting": 3.0, "colors": 1.0, "position": 3.0, "color_attr": 4.0}
+QUESTION_SHARES = dict.fromkeys(ASKED, 1.0)
 COMPOSITIONAL_TAGS = ("colors", "color_attr")  # the categories whose prompts name colours
 HELD_OUT_PROMPTS = 15  # percent
 
@@ -24,6 +25,14 @@ HELD_OUT_PROMPTS = 15  # percent
 def is_held_out(prompt: str) -> bool:
     """Whether a prompt belongs to validation and never to training: its hash decides."""
     return randomness.derive(0, "prompt", prompt) % 100 < HELD_OUT_PROMPTS
+
+
+def check_shares(name: str, shares: Mapping[str, float], known: Iterable[str]) -> None:
+    """Raises ValueError where relative weights name something unknown or are not positive."""
+    if unknown := set(shares) - set(known):
+        raise ValueError(f"{name} names unknown categories {sorted(unknown)}; there are {', '.join(known)}")
+    if min(shares.values(), default=0) < 0 or sum(shares.values()) <= 0:
+        raise ValueError(f"{name} must be positive weights, got {dict(shares)}")
 
 
 class Draft(NamedTuple):
@@ -41,7 +50,8 @@ class Shapes(ExampleDataset):
 
     split: `train`; `val` draws other scenes, and prompts that never occur in training; `compositional` holds examples
     about (shape, colour) pairs that occur in neither. val and compositional go through the categories of prompts in
-    turn, train draws them by `shares` (relative weights by GenEval tag); kinds of questions and edits take turns.
+    turn, train draws them by `shares` (relative weights by GenEval tag). Kinds of questions do the same with
+    `question_shares`; kinds of edits take turns.
     long_prompts: share of training prompts that describe everything in the picture.
     places: share of training captions that are asked to say where things are, and do.
     """
@@ -54,6 +64,7 @@ class Shapes(ExampleDataset):
         seed: int = 0,
         length: int = 1_000_000,
         shares: Mapping[str, float] = SHARES,
+        question_shares: Mapping[str, float] = QUESTION_SHARES,
         long_prompts: float = 0.0,
         places: float = 0.0,
     ) -> None:
@@ -63,17 +74,15 @@ class Shapes(ExampleDataset):
             raise ValueError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}")
         if image_size < 32:
             raise ValueError(f"image_size must be at least 32, where four large things fit, got {image_size}")
-        if unknown := set(shares) - set(TAGS):
-            raise ValueError(f"shares names unknown categories {sorted(unknown)}; there are {', '.join(TAGS)}")
-        if min(shares.values(), default=0) < 0 or sum(shares.values()) <= 0:
-            raise ValueError(f"shares must be positive weights, got {dict(shares)}")
+        check_shares("shares", shares, TAGS)
+        check_shares("question_shares", question_shares, QUESTIONS)
         for name, share in {"long_prompts": long_prompts, "places": places}.items():
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {share}")
         if length < 1:
             raise ValueError(f"length must be at least 1, got {length}")
         self.task, self.image_size, self.split, self.seed, self.length = task, image_size, split, seed, length
-        self.tags, self.weights = list(shares), list(shares.values())
+        self.shares, self.question_shares = dict(shares), dict(question_shares)
         self.long_prompts, self.places = long_prompts, places
         self.make: Callable[[Draw, int], Draft] = getattr(self, f"_{task}")
 
@@ -119,7 +128,7 @@ class Shapes(ExampleDataset):
         return Draft(fields, {"scene": scene.to_dict()}, image=scene, pairs=scene.pairs)
 
     def _answer(self, draw: Draw, index: int) -> Draft:
-        kind = list(QUESTIONS)[index % len(QUESTIONS)]
+        kind = self._kind(draw, index, self.question_shares, ASKED)
         question = QUESTIONS[kind](draw)
         fields = {"question": question.text, "answers": (question.answer,)}
         meta = {"kind": kind, "scene": question.scene.to_dict()}
@@ -129,17 +138,17 @@ class Shapes(ExampleDataset):
         if self.split == "train" and draw.chance(self.long_prompts):
             tag, prompt = "long", long_prompt(draw)
         else:
-            tag = self._tag(draw, index)
+            tags = COMPOSITIONAL_TAGS if self.split == "compositional" else TAGS
+            tag = self._kind(draw, index, self.shares, tags)
             prompt = make_prompt(draw, tag)
         named = tuple((clause["class"], clause["color"]) for clause in prompt.include if "color" in clause)
         meta = {"tag": tag, "include": prompt.include, "exclude": prompt.exclude, "scene": prompt.scene.to_dict()}
         return Draft({"prompt": prompt.text}, meta, target=prompt.scene, pairs=named)
 
-    def _tag(self, draw: Draw, index: int) -> str:
+    def _kind(self, draw: Draw, index: int, shares: Mapping[str, float], in_turn: tuple[str, ...]) -> str:
         if self.split == "train":
-            return draw.random.choices(self.tags, self.weights)[0]
-        tags = COMPOSITIONAL_TAGS if self.split == "compositional" else TAGS
-        return tags[index % len(tags)]
+            return draw.random.choices(list(shares), list(shares.values()))[0]
+        return in_turn[index % len(in_turn)]
 
     def _edit(self, draw: Draw, index: int) -> Draft:
         kind = list(EDITS)[index % len(EDITS)]

@@ -61,11 +61,17 @@ def things(scene: Scene) -> str:
     return listing([f"a {thing.size} {thing.colour} {thing.shape}" for thing in scene.things])
 
 
-def place(thing: Thing, image_size: int) -> str:
-    """Which ninth of the picture a thing's centre lies in: "at the top left", "in the middle"."""
-    row, column = (3 * c // image_size for c in (thing.y, thing.x))
+def ninth(x: int, y: int, image_size: int) -> str:
+    """Which ninth of the picture a position lies in: "top left", "middle"."""
+    row, column = (3 * c // image_size for c in (y, x))
     words = [w for w in (("top", "", "bottom")[row], ("left", "", "right")[column]) if w]
-    return "at the " + " ".join(words) if words else "in the middle"
+    return " ".join(words) or "middle"
+
+
+def place(thing: Thing, image_size: int) -> str:
+    """Where a thing's centre lies: "at the top left", "in the middle"."""
+    where = ninth(thing.x, thing.y, image_size)
+    return f"in the {where}" if where == "middle" else f"at the {where}"
 
 
 def placed_things(scene: Scene) -> str:

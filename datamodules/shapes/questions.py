@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from datamodules.shapes.language import NUMBERS, PLURALS, article, describe, reference
+from datamodules.shapes.language import NUMBERS, PLURALS, article, describe, ninth, reference
 from datamodules.shapes.prompts import RELATIONS
 from datamodules.shapes.scenes import MAX_THINGS, OPPOSITE, Draw, Kind, Scene, make_scene, side
 
@@ -26,20 +26,39 @@ def yes_no(truth: bool) -> str:
     return "yes" if truth else "no"
 
 
-def colour(draw: Draw) -> Question:
+def one_reference(draw: Draw, without: str = "") -> tuple[list[Kind], str]:
+    """Kinds whose first can be named without that attribute, and the name."""
     while True:
         kinds = draw.kinds()
-        if thing := reference(draw, kinds, 0, without="colour"):
-            text = draw.choice((f"what colour is {thing}?", f"what is the colour of {thing}?"))
-            return Question(text, kinds[0].colour, draw.scene(kinds), [kinds[0].pair])
+        if thing := reference(draw, kinds, 0, without):
+            return kinds, thing
+
+
+def colour(draw: Draw) -> Question:
+    kinds, thing = one_reference(draw, without="colour")
+    text = draw.choice((f"what colour is {thing}?", f"what is the colour of {thing}?"))
+    return Question(text, kinds[0].colour, draw.scene(kinds), [kinds[0].pair])
 
 
 def shape(draw: Draw) -> Question:
-    while True:
-        kinds = draw.kinds()
-        if thing := reference(draw, kinds, 0, without="shape"):
-            text = draw.choice((f"what shape is {thing}?", f"what is the shape of {thing}?"))
-            return Question(text, kinds[0].shape, draw.scene(kinds), [kinds[0].pair])
+    kinds, thing = one_reference(draw, without="shape")
+    text = draw.choice((f"what shape is {thing}?", f"what is the shape of {thing}?"))
+    return Question(text, kinds[0].shape, draw.scene(kinds), [kinds[0].pair])
+
+
+def size(draw: Draw) -> Question:
+    kinds, thing = one_reference(draw, without="size")
+    text = draw.choice((f"what size is {thing}?", f"what is the size of {thing}?"))
+    return Question(text, kinds[0].size, draw.scene(kinds), [kinds[0].pair])
+
+
+def position(draw: Draw) -> Question:
+    """Which ninth of the picture a thing lies in: one step of what a relation takes."""
+    kinds, thing = one_reference(draw)
+    centres = draw.centres(kinds)
+    scene = make_scene(draw.background(), kinds, centres, draw.image_size)
+    answer = ninth(*centres[0], draw.image_size)
+    return Question(f"where is {thing}?", answer, scene, [kinds[0].pair])
 
 
 def count(draw: Draw) -> Question:
@@ -137,5 +156,6 @@ def more(draw: Draw) -> Question:
 
 
 QUESTIONS: dict[str, Callable[[Draw], Question]] = {
-    function.__name__: function for function in (colour, shape, count, existence, relation, comparison)
+    function.__name__: function for function in (colour, shape, count, existence, relation, comparison, size, position)
 }
+ASKED = ("colour", "shape", "count", "existence", "relation", "comparison")  # in evaluation; the rest only teach

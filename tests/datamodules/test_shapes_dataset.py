@@ -9,6 +9,7 @@ import torch
 
 from datamodules.shapes import Shapes
 from datamodules.shapes.dataset import SHARES, is_held_out
+from datamodules.shapes.questions import ASKED, QUESTIONS
 from datamodules.shapes.render import render
 from datamodules.shapes.scenes import COLOURS, HELD_OUT, SHAPES, SIZES, Scene, Thing, extent
 from unifluid.evaluation.geneval import TAGS, is_correct
@@ -58,12 +59,19 @@ def answer_of(question, things):
         return only(things, m[1]).colour
     if m := re.fullmatch(r"what (?:shape is|is the shape of) (.*)\?", question):
         return only(things, m[1]).shape
+    if m := re.fullmatch(r"what (?:size is|is the size of) (.*)\?", question):
+        return only(things, m[1]).size
     if m := re.fullmatch(r"how many (.*) (?:are there|do you see)\?", question):
         return NUMBERS[len(matching(things, m[1]))]
     if m := re.fullmatch(r"(?:is there|do you see) (.*)\?", question):
         return yes(matching(things, m[1]))
     if m := re.fullmatch(r"where is (.*) relative to (.*)\?", question):
         return next(w for w in ("left", "right", "above", "below") if clear(only(things, m[1]), w, only(things, m[2])))
+    if m := re.fullmatch(r"where is (.*)\?", question):
+        thing = only(things, m[1])
+        down, across = (("first", "", "last")[c // 11] for c in (thing.y, thing.x))  # 32 pixels in three parts
+        words = {"first": "top", "last": "bottom"}.get(down, ""), {"first": "left", "last": "right"}.get(across, "")
+        return " ".join(filter(None, words)) or "middle"
     if m := re.fullmatch(r"is (.*) (left|right|above|below)(?: of)? (.*)\?", question):
         return yes(is_there(only(things, m[1]), m[2], only(things, m[3])))
     if m := re.fullmatch(r"is (.*) (larger|smaller) than (.*)\?", question):
@@ -86,14 +94,15 @@ def clear(a, where, b):
 
 @pytest.mark.parametrize("split", ["train", "val", "compositional"])
 def test_answers_follow_from_the_picture(split):
-    for example in examples("answer", 1200, split):
+    every_kind = dict.fromkeys(QUESTIONS, 1.0)
+    for example in examples("answer", 1200, split, question_shares=every_kind):
         (answer,) = example.answers
         assert answer == answer_of(example.question, things_of(example.meta["scene"])), example.question
 
 
 def test_guessing_is_bad():
     by_kind = defaultdict(Counter)
-    for example in examples("answer", 6000):
+    for example in examples("answer", 6000, "val"):
         by_kind[example.meta["kind"]][example.answers[0]] += 1
     limits = {"colour": 0.17, "shape": 0.25, "count": 0.25, "existence": 0.55, "relation": 0.31, "comparison": 0.55}
     for kind, limit in limits.items():
@@ -152,6 +161,9 @@ def test_shares_of_categories():
         tags[tag] / 6000 == pytest.approx(share / sum(SHARES.values()), abs=0.02) for tag, share in SHARES.items()
     )
     assert {e.meta["tag"] for e in examples("generate", 50, shares={"colors": 1})} == {"colors"}
+    kinds = Counter(e.meta["kind"] for e in examples("answer", 4000, question_shares={"count": 3, "relation": 1}))
+    assert kinds.keys() == {"count", "relation"} and kinds["count"] == pytest.approx(3000, abs=120)
+    assert Counter(e.meta["kind"] for e in examples("answer", 60, "val")) == dict.fromkeys(ASKED, 10)
     assert Counter(e.meta["tag"] for e in examples("generate", 60, "val")) == dict.fromkeys(TAGS, 10)
     assert {e.meta["tag"] for e in examples("generate", 60, "compositional")} == {"colors", "color_attr"}
     assert sum(e.meta["tag"] == "long" for e in examples("generate", 500, long_prompts=0.5)) == pytest.approx(
@@ -276,6 +288,8 @@ def test_captions_are_right_in_any_wording():
         ({"task": "caption", "image_size": 16}, "image_size must be at least 32"),
         ({"task": "generate", "shares": {"colours": 1}}, r"unknown categories \['colours'\]"),
         ({"task": "generate", "shares": {"colors": 0}}, "shares must"),
+        ({"task": "answer", "question_shares": {"weight": 1}}, r"question_shares names unknown categories \['weight'\]"),
+        ({"task": "answer", "question_shares": {"count": -1}}, "question_shares must"),
         ({"task": "generate", "long_prompts": 2}, "long_prompts must"),
         ({"task": "caption", "places": -1}, "places must"),
         ({"task": "generate", "length": 0}, "length must"),
