@@ -51,7 +51,7 @@ class Shapes(ExampleDataset):
     split: `train`; `val` draws other scenes, and prompts that never occur in training; `compositional` holds examples
     about (shape, colour) pairs that occur in neither. val and compositional go through the categories of prompts in
     turn, train draws them by `shares` (relative weights by GenEval tag). Kinds of questions do the same with
-    `question_shares`; kinds of edits take turns.
+    `question_shares`, which may name two more that only teach, size and position; kinds of edits take turns.
     long_prompts: share of training prompts that describe everything in the picture.
     places: share of training captions that are asked to say where things are, and do.
     """
@@ -128,7 +128,7 @@ class Shapes(ExampleDataset):
         return Draft(fields, {"scene": scene.to_dict()}, image=scene, pairs=scene.pairs)
 
     def _answer(self, draw: Draw, index: int) -> Draft:
-        kind = self._kind(draw, index, self.question_shares, ASKED)
+        kind = self._kind(draw, index, self.question_shares, tuple(ASKED))
         question = QUESTIONS[kind](draw)
         fields = {"question": question.text, "answers": (question.answer,)}
         meta = {"kind": kind, "scene": question.scene.to_dict()}

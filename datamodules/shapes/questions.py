@@ -1,7 +1,7 @@
-"""Questions about scenes, with answers of one word that no question gives away.
+"""Questions about scenes, with answers of a word or two that no question gives away.
 
 Each kind builds its scene around the answer, so that answers are balanced and guessing without looking is bad:
-1/8 for colours, 1/5 for shapes and counts, 1/2 for yes and no.
+1/8 for colours, 1/5 for shapes and counts, 1/2 for yes and no. Positions alone are as scenes have them.
 """
 
 from __future__ import annotations
@@ -34,22 +34,15 @@ def one_reference(draw: Draw, without: str = "") -> tuple[list[Kind], str]:
             return kinds, thing
 
 
-def colour(draw: Draw) -> Question:
-    kinds, thing = one_reference(draw, without="colour")
-    text = draw.choice((f"what colour is {thing}?", f"what is the colour of {thing}?"))
-    return Question(text, kinds[0].colour, draw.scene(kinds), [kinds[0].pair])
+def attribute(name: str) -> Callable[[Draw], Question]:
+    """Questions for the colour, shape or size of one thing."""
 
+    def ask(draw: Draw) -> Question:
+        kinds, thing = one_reference(draw, without=name)
+        text = draw.choice((f"what {name} is {thing}?", f"what is the {name} of {thing}?"))
+        return Question(text, getattr(kinds[0], name), draw.scene(kinds), [kinds[0].pair])
 
-def shape(draw: Draw) -> Question:
-    kinds, thing = one_reference(draw, without="shape")
-    text = draw.choice((f"what shape is {thing}?", f"what is the shape of {thing}?"))
-    return Question(text, kinds[0].shape, draw.scene(kinds), [kinds[0].pair])
-
-
-def size(draw: Draw) -> Question:
-    kinds, thing = one_reference(draw, without="size")
-    text = draw.choice((f"what size is {thing}?", f"what is the size of {thing}?"))
-    return Question(text, kinds[0].size, draw.scene(kinds), [kinds[0].pair])
+    return ask
 
 
 def position(draw: Draw) -> Question:
@@ -155,7 +148,12 @@ def more(draw: Draw) -> Question:
     return Question(text, yes_no(counts[a] > counts[b]), draw.scene(kinds), [kind.pair for kind in kinds])
 
 
-QUESTIONS: dict[str, Callable[[Draw], Question]] = {
-    function.__name__: function for function in (colour, shape, count, existence, relation, comparison, size, position)
+ASKED: dict[str, Callable[[Draw], Question]] = {  # in evaluation
+    "colour": attribute("colour"),
+    "shape": attribute("shape"),
+    "count": count,
+    "existence": existence,
+    "relation": relation,
+    "comparison": comparison,
 }
-ASKED = ("colour", "shape", "count", "existence", "relation", "comparison")  # in evaluation; the rest only teach
+QUESTIONS = ASKED | {"size": attribute("size"), "position": position}  # the last two only teach
