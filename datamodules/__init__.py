@@ -6,7 +6,7 @@ from datamodules.folder import Folder
 from datamodules.mixture import Mixture, Stream
 from datamodules.moments import CachedMoments
 from datamodules.tables import HQEdit, Table, UltraEdit
-from datamodules.transforms import CentreCrop, Flips
+from datamodules.transforms import CentreCrop, Flips, Moves
 from datamodules.vqa import VQA
 from datamodules.webdataset import WebDataset
 
@@ -21,6 +21,7 @@ __all__ = [
     "Folder",
     "HQEdit",
     "Mixture",
+    "Moves",
     "Stream",
     "Table",
     "UltraEdit",

@@ -1,20 +1,26 @@
 """Data sets around data sets, which change pictures before they are resized.
 
 By default every picture is resized to a square, bilinearly, as PaliGemma does (`sequence.to_unit`). Wrap the data set
-of a stream in `CentreCrop` to keep the aspect ratio, as FID on COCO has it; in `Flips` to see pictures mirrored too.
+of a stream in `CentreCrop` to keep the aspect ratio, as FID on COCO has it; in `Flips` to see pictures mirrored too; in
+`Moves`, so that a small data set is not learned by heart.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from abc import abstractmethod
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import affine
 
 from datamodules.base import ExampleDataset, Wrapper
 from datamodules.moments import CachedMoments
 from datamodules.rows import PICTURES
+from unifluid.randomness import generator
 from unifluid.sequence import Example
 
 SIDES = re.compile(r"\b(left|right)(most|wards?)?\b|clockwise", re.IGNORECASE)
@@ -40,31 +46,86 @@ class CentreCrop(PictureWrapper):
         return None if example is None else _change(example, centre_crop)
 
 
-class Flips(PictureWrapper):
-    """Every picture twice: as it is, and mirrored left to right with the same text. Twice as many examples.
+class Variants(PictureWrapper):
+    """Every example `copies` times, each with its pictures changed another way.
 
-    Which of the two a row of a step gets is a function of (seed, step, row), as the example itself is. An example whose
-    text names sides stays as it is both times. Whether other captions bear it – writing becomes unreadable – is yours
-    to say: it is off unless named.
+    Which of them a row of a step gets is a function of (seed, step, row), as the example itself is.
     """
 
+    copies: int
+
+    @abstractmethod
+    def vary(self, example: Example, copy: int, row: int) -> Example:
+        """Copy number `copy` of `example`, which is number `row`, under an id of its own."""
+
     def __len__(self) -> int:
-        return 2 * len(self.dataset)
+        return self.copies * len(self.dataset)
 
     def __getitem__(self, index: int) -> Example:
-        mirrored, row = self._place(index)
-        example = self.dataset[row]
-        return flipped(example) if mirrored else example
+        copy, row = self._place(index)
+        return self.vary(self.dataset[row], copy, row)
 
     def at(self, index: int, pictures: tuple[str, ...] = PICTURES) -> Example | None:
-        mirrored, row = self._place(index)
+        copy, row = self._place(index)
         example = self.dataset.at(row, pictures)
-        return flipped(example) if mirrored and example is not None else example
+        return None if example is None else self.vary(example, copy, row)
 
     def _place(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         return divmod(index, len(self.dataset))
+
+
+class Flips(Variants):
+    """Every picture twice: as it is, and mirrored left to right with the same text.
+
+    An example whose text names sides stays as it is both times. Whether other captions bear it – writing becomes
+    unreadable – is yours to say: it is off unless named.
+    """
+
+    copies = 2
+
+    def vary(self, example: Example, copy: int, row: int) -> Example:
+        return flipped(example) if copy else example
+
+
+class Moves(Variants):
+    """Every picture moved and scaled a little at random, all pictures of an example alike.
+
+    Args:
+        copies: different moves of each example.
+        shift: largest move across and down, as a share of the picture's sides.
+        zoom: pictures are scaled by a factor between 1 − zoom and 1 + zoom.
+        fill: RGB, 0 … 255, of what comes into view.
+        seed: of the moves.
+    """
+
+    def __init__(
+        self,
+        dataset: ExampleDataset,
+        copies: int = 16,
+        shift: float = 0.1,
+        zoom: float = 0.1,
+        fill: tuple[int, int, int] = (255, 255, 255),
+        seed: int = 0,
+    ):
+        super().__init__(dataset)
+        if copies < 1 or not 0 <= shift < 1 or not 0 <= zoom < 1:
+            raise ValueError(
+                f"Moves needs copies of at least 1, shift and zoom in [0, 1); got {copies}, {shift} and {zoom}"
+            )
+        self.copies, self.shift, self.zoom, self.fill, self.seed = copies, shift, zoom, list(fill), seed
+
+    def vary(self, example: Example, copy: int, row: int) -> Example:
+        across, down, scale = (2 * torch.rand(3, generator=generator(self.seed, "moves", copy, row)) - 1).tolist()
+
+        def move(image: Tensor) -> Tensor:
+            height, width = image.shape[-2:]
+            shift = [across * self.shift * width, down * self.shift * height]
+            bilinear = InterpolationMode.BILINEAR
+            return affine(image, 0.0, shift, 1 + scale * self.zoom, [0.0], interpolation=bilinear, fill=self.fill)
+
+        return dataclasses.replace(_change(example, move), id=f"{example.id}/move{copy}")
 
 
 def centre_crop(image: Tensor) -> Tensor:

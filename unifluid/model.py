@@ -28,7 +28,7 @@ class UniFluidModel(nn.Module):
     """The five slots, joined by two projections, the own and next position tables and the BOI embedding.
 
     `position_scale` is the initial size of the 2-D position embeddings beside tokens of unit size (**assumed**: .02
-    beside .5 was hardly seen by small models).
+    beside .5 was hardly seen by small models), `feature_scale` that of the image encoder's projected features.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class UniFluidModel(nn.Module):
         image_tokenizer: ImageTokenizer,
         image_head: ImageHead,
         position_scale: float = 0.5,
-        projection_zero: bool = False,
+        feature_scale: float = 1.0,
     ):
         super().__init__()
         if backbone.logit_softcap not in (None, text_head.softcap):
@@ -58,8 +58,7 @@ class UniFluidModel(nn.Module):
         self.boi = nn.Parameter(torch.randn(width))
         nn.init.normal_(self.token_projection.weight, std=image_tokenizer.token_dim**-0.5)
         nn.init.zeros_(self.token_projection.bias)
-        if projection_zero:  # as PaliGemma starts a pretrained backbone
-            nn.init.zeros_(self.encoder_projection.weight)
+        nn.init.normal_(self.encoder_projection.weight, std=feature_scale * image_encoder.width**-0.5)
 
     def freeze(self, pattern: str) -> None:
         """Parameters whose names `pattern`, a regular expression, matches are trained no longer. Raises ValueError."""

@@ -42,7 +42,9 @@ class UniFluid(Trainable):
             for classifier-free guidance (**assumed** 0.1).
         row_length: positions of a packed row; longer examples make longer rows.
         max_prefix, max_suffix: text ids kept of a prefix and of an answer.
-        position_scale: initial size of the 2-D position embeddings (**assumed**).
+        position_scale: initial size of the 2-D position embeddings (**assumed**), beside tokens of unit size.
+        feature_scale: initial size of the image encoder's projected features, where it gives unit size. Trained from
+            scratch, small models read pictures much sooner at 2 than at .6 (experiments/README.md); PaliGemma has 0.
         frozen: regular expression on parameter names, as in `optimization.rates`: what it matches is not trained,
             with no gradient, optimizer state or average; rates have no effect on it. "^image_encoder" freezes that
             slot, "^(backbone|image_encoder)" leaves the new parts to train. The image tokenizer is frozen always.
@@ -73,6 +75,7 @@ class UniFluid(Trainable):
         max_prefix: int = 128,
         max_suffix: int = 128,
         position_scale: float = 0.5,
+        feature_scale: float = 1.0,
         frozen: str | None = None,
         compile: bool = False,
         seed: int = 0,
@@ -88,7 +91,7 @@ class UniFluid(Trainable):
         self.text_tokenizer, self.optimization = text_tokenizer, optimization
         self.parts = {"text_head": text_head, "image_encoder": image_encoder, "image_tokenizer": image_tokenizer}
         self.lam, self.copies, self.errors, self.seed = lam, copies, errors, seed
-        self.position_scale = position_scale
+        self.position_scale, self.feature_scale = position_scale, feature_scale
         self.row_length, self.frozen, self.compile_model = row_length, frozen, compile
         self.init_from, self.init_weights = init_from, init_weights
         self.formatter = Formatter(
@@ -116,7 +119,8 @@ class UniFluid(Trainable):
             torch.manual_seed(self.seed)
             backbone = self.backbone_factory(self.text_tokenizer.vocab_size)
             head = self.image_head_factory(self.parts["image_tokenizer"].token_dim, backbone.width)
-            self.model = UniFluidModel(backbone, image_head=head, position_scale=self.position_scale, **self.parts)
+            scales = {"position_scale": self.position_scale, "feature_scale": self.feature_scale}
+            self.model = UniFluidModel(backbone, image_head=head, **scales, **self.parts)
         # Recorded as factories of known classes and arguments, so that a checkpoint can name them.
         self.init_args |= {"backbone": factory_of(backbone, 1), "image_head": factory_of(head, 2)}
         if self.frozen is not None:

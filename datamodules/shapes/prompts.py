@@ -17,7 +17,6 @@ TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_
 RELATIONS = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
 LEADS = ("a photo of ", "a picture of ", "an image of ", "a drawing of ", "draw ", "")
 SIZED, BACKED = 0.3, 0.3  # shares of prompts that state sizes, and the background
-PLACED = 0.5  # share of long prompts that state places
 
 Clause = dict[str, Any]
 
@@ -110,12 +109,32 @@ def make_prompt(draw: Draw, tag: str) -> Prompt:
 
 
 def long_prompt(draw: Draw) -> Prompt:
-    """A prompt that leaves little open: two to four things with size, colour and, half the time, place; the background.
+    """A prompt that leaves little open: things with size and colour, where they are or how they lie; the background.
 
-    Its clauses ask for each shape's number only: GenEval's cannot tell things of one class and several colours apart.
+    With so much of the picture in its words, what the words mean is learned far sooner (experiments/README.md). Its
+    clauses ask for each shape's number only: GenEval's cannot tell things of one class and several colours apart.
     """
-    scene = draw.scene([draw.kind() for _ in range(2 + draw.below(3))])
+    scene, words = draw.choice((listed, placed, related))(draw)
     counts = Counter(thing.shape for thing in scene.things)
-    words = placed_things(scene) if draw.chance(PLACED) else things(scene)
     text = f"{draw.choice(LEADS)}{words} on {article(scene.background)} background"
     return Prompt(text, scene, [{"class": shape, "count": count} for shape, count in counts.items()], [])
+
+
+def listed(draw: Draw) -> tuple[Scene, str]:
+    """Two to four things, from left to right."""
+    scene = draw.scene([draw.kind() for _ in range(2 + draw.below(3))])
+    return scene, things(scene)
+
+
+def placed(draw: Draw) -> tuple[Scene, str]:
+    """The same with their places."""
+    scene = draw.scene([draw.kind() for _ in range(2 + draw.below(3))])
+    return scene, placed_things(scene)
+
+
+def related(draw: Draw) -> tuple[Scene, str]:
+    """Two things, and on which side of the second the first is."""
+    (where, relation), kinds = draw.choice(tuple(RELATIONS.items())), (draw.kind(), draw.kind())
+    centres = draw.centres(kinds, lambda c: side(c[0], c[1]) == where)
+    first, second = (article(describe(kind, attributes(True, "colour", "shape"))) for kind in kinds)
+    return make_scene(draw.background(), kinds, centres, draw.image_size), f"{first} {relation} {second}"

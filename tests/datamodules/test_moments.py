@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from toy import make_module, make_trainer
 
-from datamodules import CachedMoments, CentreCrop, Flips, Folder, Mixture, Stream, moments
+from datamodules import CachedMoments, CentreCrop, Flips, Folder, Mixture, Moves, Stream, moments
 from datamodules.jsonl import write_jsonl
 from datamodules.moments import fingerprint, write_moments
 from datamodules.shapes import Shapes
@@ -46,7 +46,7 @@ def folder_of(path, task="generate"):
     return Folder(path, task, max_skipped=0.5)
 
 
-@pytest.mark.parametrize("wrap", [lambda d: d, CentreCrop, Flips, lambda d: Flips(CentreCrop(d))])
+@pytest.mark.parametrize("wrap", [lambda d: d, CentreCrop, Flips, lambda d: Moves(Flips(CentreCrop(d)), copies=2)])
 @pytest.mark.parametrize("task", ["generate", "edit"])
 def test_examples_are_those_of_the_data_set_with_their_moments(folder, tmp_path, wrap, task):
     tokenizer = small_kl()

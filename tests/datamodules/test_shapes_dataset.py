@@ -119,6 +119,13 @@ def detections_of(things, image_size):
         yield Detection(thing.shape, 1.0, None, box, {"colour": thing.colour})
 
 
+def assert_related(prompt, things):
+    """Where a long prompt names a side, the first thing it names lies there."""
+    if m := re.search("an? (large|small) .* (left|right|above|below)(?: of)? an? (.*) on an? .* background", prompt):
+        second = matching(things, m[3])
+        assert any(is_there(a, m[2], b) for b in second for a in things if a != b), prompt
+
+
 @pytest.mark.parametrize("image_size", [32, 64])
 @pytest.mark.parametrize(("split", "long"), [("train", 0.2), ("val", 0.0), ("compositional", 0.0)])
 def test_pictures_show_what_prompts_name_and_nothing_else(split, long, image_size):
@@ -138,6 +145,8 @@ def test_pictures_show_what_prompts_name_and_nothing_else(split, long, image_siz
             assert any(thing.size == size for thing in things)
         if meta["tag"] == "long":
             assert Counter(word for word in words if word in COLOURS) == Counter(thing.colour for thing in things)
+            if " at the " not in example.prompt:
+                assert_related(example.prompt, things)
             continue
         coloured = [clause["color"] for clause in meta["include"] for _ in range(clause["count"]) if "color" in clause]
         assert Counter(word for word in words if word in COLOURS) == Counter(coloured)

@@ -7,7 +7,7 @@ import tiny
 import torch
 from torch.nn.functional import interpolate
 
-from datamodules import CentreCrop, Flips, Stream
+from datamodules import CentreCrop, Flips, Moves, Stream
 from datamodules.base import ExampleDataset
 from datamodules.mixture import MixedRows
 from datamodules.transforms import centre_crop
@@ -88,6 +88,43 @@ def test_half_of_the_rows_of_a_stream_are_mirrored_whoever_draws_them():
     assert [rows[i][1].id for i in reversed(range(560))] == ids[::-1]
 
 
+class Dot(Some):
+    """A bright square of 8 pixels in the middle of a dark picture of 32."""
+
+    def __getitem__(self, index):
+        image = torch.zeros(3, 32, 32, dtype=torch.uint8)
+        image[:, 12:20, 12:20] = 200
+        return Example(f"{index}", "edit", image, image // 2, instruction=TEXTS[index])
+
+
+def test_moves_stay_within_their_limits_and_fill_what_comes_into_view():
+    shifts, sides = [], []
+    for example in (Moves(Dot(), copies=40, shift=0.1, zoom=0.2, fill=(0, 0, 0))[i] for i in range(280)):
+        weight = example.image[0].double()
+        down, across = (weight.sum(d) @ torch.arange(32.0).double() / weight.sum() - 15.5 for d in (1, 0))
+        shifts.append((down, across))
+        sides.append((weight.sum() / 200).sqrt() / 8)
+        assert (example.target * 2.0 - example.image).abs().max() <= 2  # the target moves alike
+    shifts, sides = torch.tensor(shifts), torch.tensor(sides)
+    assert 3.2 >= shifts.abs().max() > 3 and shifts.mean(0).abs().max() < 0.4
+    assert 1.22 >= sides.max() > 1.17 and 0.78 <= sides.min() < 0.83
+    moved = Moves(Some(), shift=0.9, zoom=0, fill=(1, 2, 3))
+    corners = torch.stack([moved[i].target[:, y, x] for i in range(40) for y in (0, -1) for x in (0, -1)])
+    assert (corners == torch.tensor([1, 2, 3])).all(1).any()
+
+
+def test_moves_are_a_function_of_the_index_and_still_ones_change_nothing():
+    data, still = Moves(Some(), copies=3), Moves(Some(), copies=2, shift=0, zoom=0)
+    assert (len(data), data[9].id, len({data[i].id for i in range(21)})) == (21, "2/move1", 21)
+    assert torch.equal(data[9].target, Moves(Some(), copies=3)[9].target) and data[9].instruction == TEXTS[2]
+    assert not torch.equal(data[9].target, data[16].target)
+    assert not torch.equal(data[9].target, Moves(Some(), copies=3, seed=1)[9].target)
+    assert torch.equal(still[9].target, Some()[2].target) and torch.equal(still[9].image[1], Some()[2].image[1])
+    for bad in ({"copies": 0}, {"shift": 1.0}, {"zoom": -0.1}):
+        with pytest.raises(ValueError, match="copies of at least 1, shift and zoom"):
+            Moves(Some(), **bad)
+
+
 def test_they_are_named_in_checkpoints_and_configs():
-    config = describe(CentreCrop(Flips(Some())))
-    assert build(config, ("datamodules", Some.__module__.split(".")[0]))[7].id == "0/flip"
+    config = describe(Moves(CentreCrop(Flips(Some())), copies=2))
+    assert build(config, ("datamodules", Some.__module__.split(".")[0]))[21].id == "0/flip/move1"
