@@ -56,9 +56,9 @@ def listing(phrases: Sequence[str]) -> str:
     return " and ".join([*([", ".join(phrases[:-1])] if len(phrases) > 1 else []), phrases[-1]])
 
 
-def things(scene: Scene) -> str:
-    """Every thing with size, colour and shape, from left to right."""
-    return listing([f"a {thing.size} {thing.colour} {thing.shape}" for thing in scene.things])
+def described(things: Sequence[Thing]) -> str:
+    """Every thing with size, colour and shape."""
+    return listing([f"a {thing.size} {thing.colour} {thing.shape}" for thing in things])
 
 
 def ninth(x: int, y: int, image_size: int) -> str:
@@ -82,7 +82,7 @@ def placed_things(scene: Scene) -> str:
 
 def caption(draw: Draw, scene: Scene, places: bool = False) -> str:
     """One of several wordings; each names every thing in reading order, with its place if so asked."""
-    wording, listed = draw.below(4), placed_things(scene) if places else things(scene)
+    wording, listed = draw.below(4), placed_things(scene) if places else described(scene.things)
     if wording == 0:
         return f"{article(scene.background)} background with {listed}"
     backdrop = f" on {article(scene.background)} background" if wording == 1 else ""

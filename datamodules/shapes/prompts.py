@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from datamodules.shapes.language import NUMBERS, PLURALS, article, describe, placed_things, things
+from datamodules.shapes.language import NUMBERS, PLURALS, article, describe, described, placed_things
 from datamodules.shapes.scenes import Draw, Kind, Scene, make_scene, side
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 RELATIONS = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
 LEADS = ("a photo of ", "a picture of ", "an image of ", "a drawing of ", "draw ", "")
 SIZED, BACKED = 0.3, 0.3  # shares of prompts that state sizes, and the background
+LONG_BACKED = 0.5  # share of long prompts that state the background
 
 Clause = dict[str, Any]
 
@@ -104,30 +105,34 @@ def make_prompt(draw: Draw, tag: str) -> Prompt:
     fits = (lambda c: side(c[1], c[0]) == content.side) if content.side else (lambda c: True)
     background, backed = draw.background(), draw.chance(BACKED)
     scene = make_scene(background, content.kinds, draw.centres(content.kinds, fits), draw.image_size)
-    backdrop = f" on {article(background)} background" if backed else ""
-    return Prompt(draw.choice(LEADS) + content.words + backdrop, scene, content.include, content.exclude)
+    text = draw.choice(LEADS) + content.words + backdrop(background, backed)
+    return Prompt(text, scene, content.include, content.exclude)
+
+
+def backdrop(background: str, stated: bool) -> str:
+    return f" on {article(background)} background" if stated else ""
 
 
 def long_prompt(draw: Draw) -> Prompt:
-    """A prompt that leaves little open: things with size and colour, where they are or how they lie; the background.
+    """A prompt that leaves little open: things with size and colour, where they are or how they lie, the background.
 
-    With so much of the picture in its words, what the words mean is learned far sooner (experiments/README.md). Its
+    With so much of a picture in its words, what the words mean is learned far sooner (experiments/README.md). Its
     clauses ask for each shape's number only: GenEval's cannot tell things of one class and several colours apart.
     """
     scene, words = draw.choice((listed, placed, related))(draw)
     counts = Counter(thing.shape for thing in scene.things)
-    text = f"{draw.choice(LEADS)}{words} on {article(scene.background)} background"
+    text = draw.choice(LEADS) + words + backdrop(scene.background, draw.chance(LONG_BACKED))
     return Prompt(text, scene, [{"class": shape, "count": count} for shape, count in counts.items()], [])
 
 
 def listed(draw: Draw) -> tuple[Scene, str]:
-    """Two to four things, from left to right."""
+    """Two to four things in any order."""
     scene = draw.scene([draw.kind() for _ in range(2 + draw.below(3))])
-    return scene, things(scene)
+    return scene, described(draw.random.sample(scene.things, len(scene.things)))
 
 
 def placed(draw: Draw) -> tuple[Scene, str]:
-    """The same with their places."""
+    """Two to four things and their places, from left to right."""
     scene = draw.scene([draw.kind() for _ in range(2 + draw.below(3))])
     return scene, placed_things(scene)
 

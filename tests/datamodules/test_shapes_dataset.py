@@ -121,7 +121,7 @@ def detections_of(things, image_size):
 
 def assert_related(prompt, things):
     """Where a long prompt names a side, the first thing it names lies there."""
-    if m := re.search("an? (large|small) .* (left|right|above|below)(?: of)? an? (.*) on an? .* background", prompt):
+    if m := re.search("an? (large|small) .* (left|right|above|below)(?: of)? an? (.*?)(?: on .*)?$", prompt):
         second = matching(things, m[3])
         assert any(is_there(a, m[2], b) for b in second for a in things if a != b), prompt
 
