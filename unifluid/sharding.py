@@ -8,6 +8,7 @@ checkpoints are like all others.
 
 from __future__ import annotations
 
+import atexit
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,6 +84,12 @@ def gathered(module: L.LightningModule) -> Iterator[None]:
         module.model = sharded
 
 
+def leave_group() -> None:
+    """Leave the process group, if there still is one."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 class FSDP2(ModelParallelStrategy):
     """Fully sharded data parallelism over all devices of all nodes.
 
@@ -102,6 +109,8 @@ class FSDP2(ModelParallelStrategy):
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
+        # Lightning does so for nccl alone; gloo's threads, left running, abort one exit in five.
+        atexit.register(leave_group)
 
     def setup(self, trainer: L.Trainer) -> None:
         """Raises ValueError for a module that left its model whole: gradients would stay apart."""
