@@ -29,7 +29,7 @@ from unifluid.configs import ALLOWED
 from unifluid.contrastive import ContrastiveModule
 from unifluid.heads import ClassificationHead
 from unifluid.optimization import AdamW
-from unifluid.sharding import FSDP2
+from unifluid.sharding import FSDP2, leave_group
 from unifluid.storage import AtomicCheckpointIO, latest, previous
 
 TINY = (*ALLOWED, "tiny")
@@ -82,8 +82,7 @@ def test_every_strategy_and_every_checkpoint(tmp_path):
 @pytest.fixture(scope="module")
 def group() -> Iterator[None]:
     yield
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave_group()
 
 
 @pytest.fixture(scope="module")

@@ -109,7 +109,7 @@ class FSDP2(ModelParallelStrategy):
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
-        # Lightning does so for nccl alone; gloo's threads, left running, abort one exit in five.
+        # Lightning does so for nccl alone; gloo's threads, left running, abort some exits.
         atexit.register(leave_group)
 
     def setup(self, trainer: L.Trainer) -> None:

@@ -80,13 +80,17 @@ def placed_things(scene: Scene) -> str:
     return listing(phrases)
 
 
+def backdrop(background: str, stated: bool) -> str:
+    """The end of a sentence that states the background, or leaves it open."""
+    return f" on {article(background)} background" if stated else ""
+
+
 def caption(draw: Draw, scene: Scene, places: bool = False) -> str:
     """One of several wordings; each names every thing in reading order, with its place if so asked."""
     wording, listed = draw.below(4), placed_things(scene) if places else described(scene.things)
     if wording == 0:
         return f"{article(scene.background)} background with {listed}"
-    backdrop = f" on {article(scene.background)} background" if wording == 1 else ""
-    return draw.choice(CAPTION_LEADS) + listed + backdrop
+    return draw.choice(CAPTION_LEADS) + listed + backdrop(scene.background, wording == 1)
 
 
 def _any_of(words: Sequence[str]) -> str:

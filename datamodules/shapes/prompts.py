@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from datamodules.shapes.language import NUMBERS, PLURALS, article, describe, described, placed_things
+from datamodules.shapes.language import NUMBERS, PLURALS, article, backdrop, describe, described, placed_things
 from datamodules.shapes.scenes import Draw, Kind, Scene, make_scene, side
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -109,10 +109,6 @@ def make_prompt(draw: Draw, tag: str) -> Prompt:
     return Prompt(text, scene, content.include, content.exclude)
 
 
-def backdrop(background: str, stated: bool) -> str:
-    return f" on {article(background)} background" if stated else ""
-
-
 def long_prompt(draw: Draw) -> Prompt:
     """A prompt that leaves little open: things with size and colour, where they are or how they lie, the background.
 
@@ -125,15 +121,20 @@ def long_prompt(draw: Draw) -> Prompt:
     return Prompt(text, scene, [{"class": shape, "count": count} for shape, count in counts.items()], [])
 
 
+def several(draw: Draw) -> Scene:
+    """Two to four things of any kind."""
+    return draw.scene([draw.kind() for _ in range(2 + draw.below(3))])
+
+
 def listed(draw: Draw) -> tuple[Scene, str]:
     """Two to four things in any order."""
-    scene = draw.scene([draw.kind() for _ in range(2 + draw.below(3))])
+    scene = several(draw)
     return scene, described(draw.random.sample(scene.things, len(scene.things)))
 
 
 def placed(draw: Draw) -> tuple[Scene, str]:
     """Two to four things and their places, from left to right."""
-    scene = draw.scene([draw.kind() for _ in range(2 + draw.below(3))])
+    scene = several(draw)
     return scene, placed_things(scene)
 
 
@@ -141,5 +142,5 @@ def related(draw: Draw) -> tuple[Scene, str]:
     """Two things, and on which side of the second the first is."""
     (where, relation), kinds = draw.choice(tuple(RELATIONS.items())), (draw.kind(), draw.kind())
     centres = draw.centres(kinds, lambda c: side(c[0], c[1]) == where)
-    first, second = (article(describe(kind, attributes(True, "colour", "shape"))) for kind in kinds)
+    first, second = (article(describe(kind, Kind._fields)) for kind in kinds)
     return make_scene(draw.background(), kinds, centres, draw.image_size), f"{first} {relation} {second}"
