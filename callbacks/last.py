@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from unifluid.storage import LAST
 
@@ -15,7 +16,7 @@ class LastCheckpoint(Checkpoint):
     """Keeps `last.ckpt` in the run's folder, the one before as `last.previous.ckpt`.
 
     Args:
-        every: optimizer steps between saves; it is saved at the end of training, too.
+        every: optimizer steps between saves; it is saved at the end of training, too, and on SIGTERM.
     """
 
     def __init__(self, every: int = 500):
@@ -34,6 +35,10 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._save(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, SIGTERMException):  # raised between steps, on all ranks
+            self._save(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
         if trainer.global_step == self._saved or trainer.fast_dev_run:  # also while gradients accumulate

@@ -13,6 +13,7 @@ run starts at the trainer's step with nothing lost or repeated.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -221,5 +222,11 @@ class Mixture(L.LightningDataModule):
             collate_fn=collate,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
+            worker_init_fn=outlive_sigterm,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )
+
+
+def outlive_sigterm(worker: int) -> None:
+    """Schedulers send SIGTERM to all processes of a job: the main one saves, and ends its loader's workers then."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

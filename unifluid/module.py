@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -48,7 +47,7 @@ class UniFluid(Trainable):
         frozen: regular expression on parameter names, as in `optimization.rates`: what it matches is not trained,
             with no gradient, optimizer state or average; rates have no effect on it. "^image_encoder" freezes that
             slot, "^(backbone|image_encoder)" leaves the new parts to train. The image tokenizer is frozen always.
-        compile: torch.compile the backbone and the image head's loss.
+        compile: torch.compile the backbone and the image head's loss for training; the rest runs as it is.
         seed: of every draw in training and of the initial weights, but for those of parts that come built: the image
             encoder has drawn its own already. The command line seeds all of them alike; in Python, seed torch before.
         init_from: checkpoint, exported folder or PaliGemma folder (`paligemma`) whose weights to start from; missing
@@ -176,25 +175,23 @@ class UniFluid(Trainable):
 
     def token_losses(self, batch: Batch, purpose: str) -> TokenLosses:
         """Losses of `batch`, every draw a function of (seed, purpose, global row). Only training reads with errors."""
-        draw = functools.partial(self._draw, batch, purpose)
         tokenizer, n = self.model.image_tokenizer, self.model.image_tokenizer.num_tokens
+        # Drawn at once: each row's draws have a generator of their own, and making one takes longer than drawing.
+        normal = self._draw(randomness.normal, batch, purpose, 2 + self.copies, n, tokenizer.token_dim)
+        latent, error, noise = normal[:, 0], normal[:, 1], normal[:, 2:]
+        times, size = self._draw(randomness.uniform, batch, purpose, n + 1).split([n, 1], dim=1)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             moments = tokenizer.encode(batch.targets)
             if batch.moments is not None:
                 moments = torch.cat([moments, batch.moments.to(moments.dtype)])
-            tokens = tokenizer.tokens(moments, draw(randomness.normal, "latent", n, tokenizer.token_dim))
+            tokens = tokenizer.tokens(moments, latent)
         # The copies' times are spread evenly, so that their mean is less noisy (Kingma et al., 2107.00630).
-        shares = torch.arange(self.copies, device=self.device)[:, None] / self.copies
-        u = (draw(randomness.uniform, "time", 1, n) + shares) % 1
-        noise = draw(randomness.normal, "noise", self.copies, n, tokenizer.token_dim)
-        errors = None
-        if self.errors and purpose == "train":
-            sizes = self.errors * draw(randomness.uniform, "error size", 1, 1)
-            errors = sizes * draw(randomness.normal, "error", n, tokenizer.token_dim)
+        u = (times[:, None] + torch.arange(self.copies, device=self.device)[:, None] / self.copies) % 1
+        errors = self.errors * size[..., None] * error if self.errors and purpose == "train" else None
         return self.model(batch, tokens, u, noise, errors)
 
-    def _draw(self, batch: Batch, purpose: str, kind: Callable[..., Tensor], name: str, *shape: int) -> Tensor:
-        return kind(self.seed, batch.target_rows, f"{purpose}/{name}", *shape).to(self.device)
+    def _draw(self, kind: Callable[..., Tensor], batch: Batch, purpose: str, *shape: int) -> Tensor:
+        return kind(self.seed, batch.target_rows, f"{purpose}/{kind.__name__}", *shape).to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.token_losses(batch, "train")
@@ -203,8 +200,8 @@ class UniFluid(Trainable):
         text = (losses.text * batch.label_weight).sum() * parts / max(batch.text_rows_in_step, 1)
         visual = losses.image.mean((1, 2)).sum() * parts / max(batch.image_rows_in_step, 1)
         self.log_dict({"train/text": text.detach(), "train/visual": visual.detach()}, prog_bar=True, sync_dist=True)
-        for task, total, n in self._task_losses(losses, batch):
-            self.log(f"train/{task}", total / n)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # a call of `log` is slow, also where it drops
+            self.log_dict({f"train/{task}": total / n for task, total, n in self._task_losses(losses, batch)})
         return visual + self.lam * text
 
     def _task_losses(self, losses: TokenLosses, batch: Batch) -> Iterator[tuple[Task, Tensor, int]]:
@@ -222,7 +219,9 @@ class UniFluid(Trainable):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Losses on the same times, noise and orders every time."""
-        for task, total, n in self._task_losses(self.token_losses(batch, "val"), batch):
+        with torch.compiler.set_stance("force_eager"):  # to compile it apart takes longer than it lasts
+            losses = self.token_losses(batch, "val")
+        for task, total, n in self._task_losses(losses, batch):
             self.totals[TASKS.index(task)] += torch.tensor([total.item(), n], dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:

@@ -158,7 +158,7 @@ class BatchedMuon(torch.optim.Muon):
                 if p.grad is not None:
                     equal[p.shape].append(p)
             for shape, parameters in equal.items():
-                update = torch.stack([whole(self._momentum(p, group["momentum"])) for p in parameters])
+                update = torch.stack(self._momentum(parameters, group["momentum"]))
                 dtype = torch.bfloat16 if fast_bf16(update.device) else torch.float32
                 update = orthogonalized(update.to(dtype), group["ns_coefficients"], group["ns_steps"])
                 update = update.to(parameters[0].dtype)
@@ -168,12 +168,14 @@ class BatchedMuon(torch.optim.Muon):
                 updates = [cut_like(u, p) for u, p in zip(update, parameters, strict=True)]
                 torch._foreach_add_(parameters, updates, alpha=-rate)
 
-    def _momentum(self, p: nn.Parameter, momentum: float) -> Tensor:
-        """Nesterov momentum of the gradient."""
-        state = self.state[p]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(p.grad)
-        return p.grad.lerp(state["momentum_buffer"].lerp_(p.grad, 1 - momentum), momentum)
+    def _momentum(self, parameters: list[nn.Parameter], momentum: float) -> list[Tensor]:
+        """Nesterov momentum of the gradients, in full on every process."""
+        for p in parameters:
+            if not self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p.grad)
+        gradients, buffers = [p.grad for p in parameters], [self.state[p]["momentum_buffer"] for p in parameters]
+        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+        return [whole(g) for g in torch._foreach_lerp(gradients, buffers, momentum)]
 
 
 def orthogonalized(x: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:

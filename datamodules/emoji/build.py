@@ -24,7 +24,7 @@ from datamodules.jsonl import write_jsonl
 
 
 def build(
-    sources: str | Path, out: str | Path, size: int = 48, styles: Sequence[str] | None = None, progress: bool = True
+    sources: str | Path, out: str | Path, size: int = 32, styles: Sequence[str] | None = None, progress: bool = True
 ) -> dict[str, int]:
     """Make `out`/train.jsonl, test.jsonl, images/STYLE/CODE.png and LICENSES.md of the tarballs in `sources`.
 

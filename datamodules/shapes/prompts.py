@@ -17,7 +17,7 @@ TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_
 RELATIONS = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
 LEADS = ("a photo of ", "a picture of ", "an image of ", "a drawing of ", "draw ", "")
 SIZED, BACKED = 0.3, 0.3  # shares of prompts that state sizes, and the background
-LONG_BACKED = 0.5  # share of long prompts that state the background
+LONG_BACKED = 0.75  # share of long prompts that state the background
 
 Clause = dict[str, Any]
 

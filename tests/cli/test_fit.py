@@ -111,6 +111,22 @@ def test_killed_it_goes_on_to_the_same_end(tmp_path):
     assert not list(killed.glob(".*partial"))
 
 
+def test_told_to_end_it_saves_first(tmp_path):
+    """SIGTERM to the whole group, as schedulers send it: loader workers must not die under the main process."""
+    command = [sys.executable, "-m", "unifluid", *fit_arguments(tmp_path, "--trainer.max_steps=100000")]
+    command += ["--checkpoint.every=20", "--data.init_args.workers=2"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while process.poll() is None and not (tmp_path / "last.ckpt").exists():
+        time.sleep(0.005)
+    time.sleep(random.random() * 0.1)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert "Traceback" not in process.communicate()[1]
+    assert process.returncode == 143
+    step = torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"]
+    assert step == max(losses(tmp_path)) + 1
+
+
 @pytest.mark.filterwarnings("ignore:.*last.ckpt. damaged")
 def test_a_damaged_checkpoint_costs_one_interval(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")

@@ -39,7 +39,7 @@ def _emoji_options(args: list[str]) -> argparse.Namespace:
         metavar="DIR",
         help="folder with the icon-set tarballs (default: fetched with npm into OUT/sources)",
     )
-    parser.add_argument("--size", type=int, default=48, help="pixels of a picture's side (%(default)s)")
+    parser.add_argument("--size", type=int, default=32, help="pixels of a picture's side (%(default)s)")
     parser.add_argument("--styles", nargs="+", metavar="STYLE", help="icon sets to use (default: all)")
     return parser.parse_args(args)
 

@@ -18,11 +18,14 @@ Progress = Callable[[float, int], None]  # (examples done, of how many); parts o
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without autograd; afterwards every module is in the mode it was in."""
+    """Evaluation mode without autograd or compiled code; afterwards every module is in the mode it was in.
+
+    Caches grow with every token, and torch.compile would compile for many of their lengths.
+    """
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         for module in training:
