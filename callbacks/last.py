@@ -37,7 +37,9 @@ class LastCheckpoint(Checkpoint):
         self._save(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, SIGTERMException):  # raised between steps, on all ranks
+        # Raised between batches. Between those that are accumulated for one step there is nothing to go on from.
+        ready = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if isinstance(exception, SIGTERMException) and ready % trainer.accumulate_grad_batches == 0:
             self._save(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:

@@ -12,6 +12,8 @@ run starts at the trainer's step with nothing lost or repeated.
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -230,3 +232,11 @@ class Mixture(L.LightningDataModule):
 def outlive_sigterm(worker: int) -> None:
     """Schedulers send SIGTERM to all processes of a job: the main one saves, and ends its loader's workers then."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@atexit.register
+def end_workers() -> None:
+    """Where an error left workers running, multiprocessing would send them SIGTERM at exit and wait for ever."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()

@@ -77,9 +77,9 @@ def arguments(file: Path) -> list[str]:
     """An overlay, which says only what it changes, goes on top of the run it names, or else of the default one."""
     text = file.read_text()
     whole = "class_path" in yaml.safe_load(text).get("model", {})
-    named = re.search(r"on top of (\S+\.yaml)", text, re.IGNORECASE)
-    base = ROOT / "experiments" / (named[1] if named else "demo.yaml")
-    files = [file] if whole else [base, file]
+    named = re.search(r"on top of (\S+\.yaml(?: and \S+\.yaml)*)", text, re.IGNORECASE)
+    bases = [ROOT / "experiments" / name for name in (named[1] if named else "demo.yaml").split(" and ")]
+    files = [file] if whole else [*bases, file]
     return ["fit", *(x for f in files for x in ("--config", str(f)))]
 
 

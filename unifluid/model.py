@@ -62,7 +62,10 @@ class UniFluidModel(nn.Module):
 
     def freeze(self, pattern: str) -> None:
         """Parameters whose names `pattern`, a regular expression, matches are trained no longer. Raises ValueError."""
-        chosen = [parameter for name, parameter in self.named_parameters() if re.search(pattern, name)]
+        try:
+            chosen = [parameter for name, parameter in self.named_parameters() if re.search(pattern, name)]
+        except re.error as error:
+            raise ValueError(f"model.frozen {pattern!r} is no regular expression: {error}") from error
         if not chosen:
             raise ValueError(f"model.frozen {pattern!r} matches the name of no parameter")
         for parameter in chosen:

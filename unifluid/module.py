@@ -47,7 +47,7 @@ class UniFluid(Trainable):
         frozen: regular expression on parameter names, as in `optimization.rates`: what it matches is not trained,
             with no gradient, optimizer state or average; rates have no effect on it. "^image_encoder" freezes that
             slot, "^(backbone|image_encoder)" leaves the new parts to train. The image tokenizer is frozen always.
-        compile: torch.compile the backbone and the image head's loss for training; the rest runs as it is.
+        compile: torch.compile the backbone and the image head's loss; decoding runs as it is.
         seed: of every draw in training and of the initial weights, but for those of parts that come built: the image
             encoder has drawn its own already. The command line seeds all of them alike; in Python, seed torch before.
         init_from: checkpoint, exported folder or PaliGemma folder (`paligemma`) whose weights to start from; missing
@@ -200,7 +200,8 @@ class UniFluid(Trainable):
         text = (losses.text * batch.label_weight).sum() * parts / max(batch.text_rows_in_step, 1)
         visual = losses.image.mean((1, 2)).sum() * parts / max(batch.image_rows_in_step, 1)
         self.log_dict({"train/text": text.detach(), "train/visual": visual.detach()}, prog_bar=True, sync_dist=True)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # a call of `log` is slow, also where it drops
+        every = self.trainer.log_every_n_steps
+        if every and (self.global_step + 1) % every == 0:  # `log` takes its time also where nothing is logged
             self.log_dict({f"train/{task}": total / n for task, total, n in self._task_losses(losses, batch)})
         return visual + self.lam * text
 
@@ -219,9 +220,7 @@ class UniFluid(Trainable):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Losses on the same times, noise and orders every time."""
-        with torch.compiler.set_stance("force_eager"):  # to compile it apart takes longer than it lasts
-            losses = self.token_losses(batch, "val")
-        for task, total, n in self._task_losses(losses, batch):
+        for task, total, n in self._task_losses(self.token_losses(batch, "val"), batch):
             self.totals[TASKS.index(task)] += torch.tensor([total.item(), n], dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:

@@ -25,6 +25,23 @@ class Interrupt(L.Callback):
             signal.raise_signal(signal.SIGINT)
 
 
+class Terminate(L.Callback):
+    """SIGTERM after a batch."""
+
+    def __init__(self, batch: int):
+        self.batch = batch
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch_idx == self.batch:
+            signal.raise_signal(signal.SIGTERM)
+
+
+class FailInValidation(L.Callback):
+    def on_validation_batch_end(self, trainer, *_):
+        if not trainer.sanity_checking:
+            raise ValueError("failed in validation")
+
+
 def fit_arguments(folder: Path, *more: str) -> list[str]:
     quiet = ["--trainer.enable_model_summary=false", f"--trainer.default_root_dir={folder}"]
     return ["fit", "--config", str(TINY), "--allow-module", "tiny", *quiet, *more]

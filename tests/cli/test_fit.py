@@ -127,6 +127,27 @@ def test_told_to_end_it_saves_first(tmp_path):
     assert step == max(losses(tmp_path)) + 1
 
 
+@pytest.mark.parametrize("batch", [3, 4])  # after a step, and between the two batches of one
+def test_terminated_it_goes_on_to_the_same_end(tmp_path, batch):
+    options = ["--trainer.accumulate_grad_batches=2", "--checkpoint.every=100"]
+    assert main(fit_arguments(tmp_path / "whole", *options)) == 0
+    ended = fit_arguments(tmp_path / "ended", *options, "--trainer.callbacks+=cli.runs.Terminate")
+    assert main([*ended, f"--trainer.callbacks.batch={batch}", "--allow-module", "cli"]) == 143
+    assert (tmp_path / "ended" / "last.ckpt").exists() == (batch == 3)
+    assert main(fit_arguments(tmp_path / "ended", *options)) == 0
+    same_training_state(tmp_path / "whole" / "last.ckpt", tmp_path / "ended" / "last.ckpt")
+
+
+def test_workers_do_not_outlive_an_error(tmp_path):
+    """Those of training, when validation fails."""
+    flags = ["--data.init_args.workers=1", "--trainer.callbacks+=cli.runs.FailInValidation", "--allow-module", "cli"]
+    command = [sys.executable, "-m", "unifluid", *fit_arguments(tmp_path, "--trainer.val_check_interval=2", *flags)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    assert "error: failed in validation" in ended.stderr
+
+
 @pytest.mark.filterwarnings("ignore:.*last.ckpt. damaged")
 def test_a_damaged_checkpoint_costs_one_interval(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")

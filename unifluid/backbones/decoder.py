@@ -56,6 +56,10 @@ class Decoder(Backbone):
     ):
         super().__init__()
         kv_heads = kv_heads or heads
+        if min(width, depth, heads, kv_heads) < 1:
+            raise ValueError(
+                f"width, depth, heads and kv_heads must be at least 1: {width}, {depth}, {heads}, {kv_heads}"
+            )
         if width % heads or heads % kv_heads:
             raise ValueError(f"width {width} must be a multiple of heads {heads}, and heads of kv_heads {kv_heads}")
         if norm not in NORMS or activation not in ACTIVATIONS:

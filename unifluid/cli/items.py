@@ -79,6 +79,8 @@ def _read_jsonl(command: str, path: Path) -> list[Item]:
             images = [images] if isinstance(images, str) else images
             files = tuple(str(path.parent / image) for image in images)  # relative to the file, as in data sets
             text = fields[TEXT[command]] if command in TEXT else None
+            if not isinstance(text, str | None):
+                raise TypeError(f"{TEXT[command]} is no text")
         except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
             needed = f"an object with {TEXT[command]}" if command in TEXT else "an object with image"
             raise ValueError(f"--prompts: {path}:{number} is not {needed} ({error})") from error

@@ -55,6 +55,12 @@ def make_parser(command: str) -> Parser:
     return parser
 
 
+def callbacks_of(trainer: dict[str, Any]) -> list[dict[str, Any]]:
+    """The trainer takes one callback as well as a list."""
+    callbacks = trainer["callbacks"] or []
+    return callbacks if isinstance(callbacks, list) else [callbacks]
+
+
 def plan(config: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Everything that is printed, under plain names; bytes and FLOPs as they are."""
     from unifluid.costs import Sizes, Texts, example_batch, memory, trace
@@ -64,6 +70,8 @@ def plan(config: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     module, trainer = build(config["model"]), config["trainer"]
     counts = rows_of(config["data"])
     rows, accumulate = sum(n for _, n in counts.values()), trainer["accumulate_grad_batches"]
+    if accumulate < 1:
+        raise ValueError(f"trainer.accumulate_grad_batches must be at least 1, got {accumulate}")
     if rows < options.devices * accumulate:
         raise ValueError(
             f"{rows} rows a step cannot be split over {options.devices} devices × {accumulate} accumulated batches"
@@ -80,7 +88,7 @@ def plan(config: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     flops = {part: n * scale for part, n in step.flops.items()}
     _, kept = traced(micro) if micro != min(rows, TRACED_ROWS) else (batch, step)
     recomputed = kept.kept - sum(n - entry for n, entry in kept.layers) + max((n for n, _ in kept.layers), default=0)
-    sizes, ema = Sizes.of(module.model), any("EMA" in c["class_path"] for c in trainer["callbacks"] or [])
+    sizes, ema = Sizes.of(module.model), any("EMA" in c["class_path"] for c in callbacks_of(trainer))
     peak, capacity = DEVICES[options.device]
     needs = {}
     strategies = {"one GPU, DDP": 1, f"FSDP2 over {options.devices}": options.devices}

@@ -159,6 +159,8 @@ def check_arguments(args: list[str]) -> None:
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not valid YAML: {error}") from error
         for name in SEEDS:
+            if isinstance(config, dict) and not isinstance(config.get("trainer", {}), dict):
+                raise ValueError(f"{path}: trainer holds settings by name, got {config['trainer']!r}")
             value: Any = config
             for key in name.split("."):
                 value = value.get(key) if isinstance(value, dict) else None
