@@ -143,4 +143,7 @@ def test_mistakes_are_named(capsys):
     assert "4 rows a step cannot be split over 8 devices" in error_line(capsys, *arguments)
     assert "--mfu" in error_line(capsys, *arguments, "--devices", "2", "--mfu", "1.5")
     assert "--device" in error_line(capsys, *arguments, "--device", "abacus")
+    assert "accumulate_grad_batches must be at least 1" in error_line(
+        capsys, *arguments, "--trainer.accumulate_grad_batches", "0"
+    )
     assert "--config" in error_line(capsys, "plan")

@@ -183,6 +183,8 @@ TINY_VIT = '--model.init_args.image_encoder.options={"depth": 1, "embed_dim": 12
         (["--model.init_args.text_tokenizer=os.system"], "os.system is not in a trusted package"),
         (["--model.init_args.lam=abc"], "model.lam: expected float, got abc"),
         (["--model.init_args.backbone.init_args.width=w"], "model.backbone.width: expected int, got w"),
+        (["--model.init_args.backbone.init_args.heads=0"], "width, depth, heads and kv_heads must be at least 1"),
+        (["--model.init_args.frozen=("], "model.frozen '(' is no regular expression"),
         (["--model.init_args.lamb=1"], "model: Option 'lamb' is not accepted"),
         (["--trainer.max_stepps=1"], "--trainer.max_stepps"),
         (["--data.init_args.streams.caption.dataset.init_args.task=foo"], "data.streams.dataset.task: expected"),
@@ -232,6 +234,8 @@ def test_broken_yaml_is_named(tmp_path, capsys):
     broken = tmp_path / "broken.yaml"
     broken.write_text("model: [1\ndata: {")
     assert f"{broken}: not valid YAML" in error_line(capsys, "fit", "--config", broken)
+    broken.write_text("trainer: 3")
+    assert f"{broken}: trainer holds settings by name, got 3" in error_line(capsys, "fit", "--config", broken)
     assert "missing: --data, --model" in error_line(capsys, "fit")
 
 

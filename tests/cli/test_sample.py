@@ -153,6 +153,10 @@ def test_bad_lines_bad_checkpoints_and_bad_folders_are_named(checkpoint, picture
     assert "rows.jsonl:2 is not an object with prompt" in error_line(
         capsys, *ask, "--ckpt", checkpoint, "--prompts", tmp_path / "rows.jsonl"
     )
+    (tmp_path / "numbers.jsonl").write_text('{"prompt": 5}\n')
+    assert "numbers.jsonl:1 is not an object with prompt (prompt is no text)" in error_line(
+        capsys, *ask, "--ckpt", checkpoint, "--prompts", tmp_path / "numbers.jsonl"
+    )
     assert "rows.jsonl: damaged or not a checkpoint" in error_line(
         capsys, *ask, "--ckpt", tmp_path / "rows.jsonl", "--prompt", "a"
     )
