@@ -76,7 +76,7 @@ def _read_checkpoint(path: Path, weights: Weights | None) -> Stored:
 
 
 def _stored_config(checkpoint: dict[str, Any], where: str | Path) -> Config:
-    if "config" not in checkpoint or "state_dict" not in checkpoint:
+    if not isinstance(checkpoint, dict) or "config" not in checkpoint or "state_dict" not in checkpoint:
         raise ValueError(f"{where}: not a checkpoint of unifluid, it holds no config")
     return checkpoint["config"]
 

@@ -185,6 +185,7 @@ TINY_VIT = '--model.init_args.image_encoder.options={"depth": 1, "embed_dim": 12
         (["--model.init_args.backbone.init_args.width=w"], "model.backbone.width: expected int, got w"),
         (["--model.init_args.backbone.init_args.heads=0"], "width, depth, heads and kv_heads must be at least 1"),
         (["--model.init_args.frozen=("], "model.frozen '(' is no regular expression"),
+        (["--trainer.precision=bf16-true"], "trainer.precision bf16-true rounds updates away: give bf16-mixed"),
         (["--model.init_args.lamb=1"], "model: Option 'lamb' is not accepted"),
         (["--trainer.max_stepps=1"], "--trainer.max_stepps"),
         (["--data.init_args.streams.caption.dataset.init_args.task=foo"], "data.streams.dataset.task: expected"),

@@ -30,6 +30,7 @@ EXPECTED = (
     r".*in eval mode at the start of training",  # the image tokenizer is frozen
     r".*your dataloader is not resumable",  # its rows are a function of the step
 )
+HALF = ("16-true", "bf16-true")  # weights, and all that is drawn, would be of that type
 SEEDS = ("model.init_args.seed", "data.init_args.seed")
 DATA_ARGUMENTS = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "weights_only"}
 
@@ -92,6 +93,8 @@ class CLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(settings["default_root_dir"], name="", version="")
         if settings["precision"] is None:
             kwargs["precision"] = default_precision(str(settings["accelerator"]))
+        if str(settings["precision"]) in HALF:
+            raise ValueError(f"trainer.precision {settings['precision']} rounds updates away: give bf16-mixed, 32-true")
         plugins = settings["plugins"] or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         try:
