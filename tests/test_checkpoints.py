@@ -71,6 +71,9 @@ def test_foreign_and_changed_checkpoints_are_refused(trained, tmp_path):
     rewrite(path, tmp_path / "a.ckpt", lambda c: c.pop("config"))
     with pytest.raises(ValueError, match=r"a\.ckpt: not a checkpoint of unifluid"):
         read(tmp_path / "a.ckpt")
+    torch.save(torch.zeros(2), tmp_path / "tensor.ckpt")
+    with pytest.raises(ValueError, match=r"tensor\.ckpt: not a checkpoint of unifluid"):
+        read(tmp_path / "tensor.ckpt")
     rewrite(path, tmp_path / "b.ckpt", lambda c: c["state_dict"].pop("model.boi"))
     with pytest.raises(ValueError, match=r"b\.ckpt: its weights do not fit its config: .*model\.boi"):
         read(tmp_path / "b.ckpt", "raw").build(TINY)

@@ -75,7 +75,7 @@ def _read_checkpoint(path: Path, weights: Weights | None) -> Stored:
     return Stored(path, config, {**tensors, **checkpoint["ema"]}, tokenizer, "ema")
 
 
-def _stored_config(checkpoint: dict[str, Any], where: str | Path) -> Config:
+def _stored_config(checkpoint: Any, where: str | Path) -> Config:
     if not isinstance(checkpoint, dict) or "config" not in checkpoint or "state_dict" not in checkpoint:
         raise ValueError(f"{where}: not a checkpoint of unifluid, it holds no config")
     return checkpoint["config"]

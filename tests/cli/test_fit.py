@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,6 +41,13 @@ def losses(folder: Path) -> dict[int, float]:
             for event in events.Scalars("train/visual"):
                 assert found.setdefault(event.step, event.value) == event.value  # steps done twice came out alike
     return found
+
+
+def apart(folder: Path, *options: str) -> dict[str, Any]:
+    """`fit` in a process of its own, as arguments of `subprocess`."""
+    threads = str(torch.get_num_threads())  # sums depend on it
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": threads}
+    return {"args": [sys.executable, "-m", "unifluid", *fit_arguments(folder, *options)], "env": environment}
 
 
 def test_a_run_is_a_folder(finished):
@@ -89,13 +97,7 @@ def test_killed_it_goes_on_to_the_same_end(tmp_path):
     options = ["--trainer.max_steps=40", "--checkpoint.every=2"]
     assert main(fit_arguments(tmp_path / "whole", *options)) == 0
     killed = tmp_path / "killed"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),
-    }  # sums depend on it
-    command = [sys.executable, "-m", "unifluid", *fit_arguments(killed, *options)]
-    process = subprocess.Popen(command, env=environment)
+    process = subprocess.Popen(**apart(killed, *options))
     while process.poll() is None and not (killed / "last.previous.ckpt").exists():
         time.sleep(0.005)
     time.sleep(random.random() * 0.1)
@@ -113,10 +115,8 @@ def test_killed_it_goes_on_to_the_same_end(tmp_path):
 
 def test_told_to_end_it_saves_first(tmp_path):
     """SIGTERM to the whole group, as schedulers send it: loader workers must not die under the main process."""
-    command = [sys.executable, "-m", "unifluid", *fit_arguments(tmp_path, "--trainer.max_steps=100000")]
-    command += ["--checkpoint.every=20", "--data.init_args.workers=2"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    run = apart(tmp_path, "--trainer.max_steps=100000", "--checkpoint.every=20", "--data.init_args.workers=2")
+    process = subprocess.Popen(**run, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while process.poll() is None and not (tmp_path / "last.ckpt").exists():
         time.sleep(0.005)
     time.sleep(random.random() * 0.1)
@@ -141,9 +141,8 @@ def test_terminated_it_goes_on_to_the_same_end(tmp_path, batch):
 def test_workers_do_not_outlive_an_error(tmp_path):
     """Those of training, when validation fails."""
     flags = ["--data.init_args.workers=1", "--trainer.callbacks+=cli.runs.FailInValidation", "--allow-module", "cli"]
-    command = [sys.executable, "-m", "unifluid", *fit_arguments(tmp_path, "--trainer.val_check_interval=2", *flags)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    run = apart(tmp_path, "--trainer.val_check_interval=2", *flags)
+    ended = subprocess.run(**run, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2
     assert "error: failed in validation" in ended.stderr
 

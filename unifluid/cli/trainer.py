@@ -161,9 +161,9 @@ def check_arguments(args: list[str]) -> None:
             config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not valid YAML: {error}") from error
+        if isinstance(config, dict) and not isinstance(config.get("trainer", {}), dict):
+            raise ValueError(f"{path}: trainer holds settings by name, got {config['trainer']!r}")
         for name in SEEDS:
-            if isinstance(config, dict) and not isinstance(config.get("trainer", {}), dict):
-                raise ValueError(f"{path}: trainer holds settings by name, got {config['trainer']!r}")
             value: Any = config
             for key in name.split("."):
                 value = value.get(key) if isinstance(value, dict) else None
