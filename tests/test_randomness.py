@@ -56,10 +56,28 @@ def test_a_row_is_drawn_alike_whatever_is_drawn_beside_it():
         assert not torch.equal(together, draw(5, [4, 9, 2], "u", 3, 2))
 
 
-def test_moments():
-    x, u = randomness.normal(0, list(range(50)), "x", 400), randomness.uniform(0, list(range(50)), "x", 400)
-    assert abs(x.mean()) < 0.03 and abs(x.std() - 1) < 0.03
-    assert u.min() >= 0 and u.max() < 1 and abs(u.mean() - 0.5) < 0.01
+def test_bits_are_those_of_splitmix64(monkeypatch):
+    """The first outputs for the state 1234567, as published with the generator."""
+    monkeypatch.setattr(randomness, "derive", lambda *key: 1234567)
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    assert [bits % 2**64 for bits in randomness._bits(0, [0], "x", 4, "cpu")[0].tolist()] == published
+
+
+def test_distributions():
+    """Kolmogorov-Smirnov: both distributions, within a row and over the first draws of many rows; no row is another's
+    echo."""
+    for rows, n in ((100, 2000), (100_000, 2)):
+        x, u = (draw(0, list(range(rows)), "x", n) for draw in (randomness.normal, randomness.uniform))
+        for values, cdf in ((x, torch.special.ndtr), (u, lambda v: v)):
+            ordered = cdf(values.flatten().double().sort().values)
+            steps = torch.arange(1, ordered.numel() + 1) / ordered.numel()
+            assert (ordered - steps).abs().max() * ordered.numel() ** 0.5 < 1.95  # exceeded by chance once in 1,000
+        assert u.min() >= 0 and u.max() < 1 and x.abs().max() < 6.7
+    x = randomness.normal(0, list(range(200)), "x", 2000)
+    correlation = torch.corrcoef(x) - torch.eye(200)
+    assert correlation.abs().max() < 5.5 * 2000**-0.5
+    assert (x[:, :-1] * x[:, 1:]).mean().abs() < 4 * x.numel() ** -0.5
+    assert (x[:, :1000] * x[:, 1000:]).mean().abs() < 4 * (x.numel() / 2) ** -0.5  # the two of one Box-Muller pair
 
 
 def test_the_global_generator_is_left_alone():

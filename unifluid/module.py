@@ -157,7 +157,10 @@ class UniFluid(Trainable):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """A part that draws from the global generator, as dropout does, draws a function of the step as well."""
-        torch.manual_seed(randomness.derive(self.seed, "global", self.global_rank, self.global_step, batch_idx))
+        seed = randomness.derive(self.seed, "global", self.global_rank, self.global_step, batch_idx)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":  # torch.manual_seed would go through every kind of device there might be
+            torch.get_device_module(self.device).manual_seed(seed)
 
     # -- data ---------------------------------------------------------------------------------------------------
 
@@ -176,7 +179,6 @@ class UniFluid(Trainable):
     def token_losses(self, batch: Batch, purpose: str) -> TokenLosses:
         """Losses of `batch`, every draw a function of (seed, purpose, global row). Only training reads with errors."""
         tokenizer, n = self.model.image_tokenizer, self.model.image_tokenizer.num_tokens
-        # Drawn at once: each row's draws have a generator of their own, and making one takes longer than drawing.
         normal = self._draw(randomness.normal, batch, purpose, 2 + self.copies, n, tokenizer.token_dim)
         latent, error, noise = normal[:, 0], normal[:, 1], normal[:, 2:]
         times, size = self._draw(randomness.uniform, batch, purpose, n + 1).split([n, 1], dim=1)
@@ -191,7 +193,7 @@ class UniFluid(Trainable):
         return self.model(batch, tokens, u, noise, errors)
 
     def _draw(self, kind: Callable[..., Tensor], batch: Batch, purpose: str, *shape: int) -> Tensor:
-        return kind(self.seed, batch.target_rows, f"{purpose}/{kind.__name__}", *shape).to(self.device)
+        return kind(self.seed, batch.target_rows, f"{purpose}/{kind.__name__}", *shape, device=self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.token_losses(batch, "train")

@@ -175,9 +175,7 @@ class BatchedMuon(torch.optim.Muon):
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p.grad)
         gradients, buffers = [p.grad for p in parameters], [self.state[p]["momentum_buffer"] for p in parameters]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-        ahead = [g.clone() for g in gradients]
-        torch._foreach_lerp_(ahead, buffers, momentum)
-        return [whole(g) for g in ahead]
+        return [whole(g) for g in torch._foreach_lerp(gradients, buffers, momentum)]
 
 
 def orthogonalized(x: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:

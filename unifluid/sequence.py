@@ -14,6 +14,7 @@ puts several segments into one row of L positions.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -83,9 +84,6 @@ class Layout:
 
     def select(self, rows: Tensor) -> Layout:
         return Layout(self.segments[rows], self.prefix[rows], self.positions[rows])
-
-    def to(self, device: torch.device | str) -> Layout:
-        return Layout(*(getattr(self, f.name).to(device) for f in dataclasses.fields(self)))
 
 
 def may_attend(layout: Layout, row: Tensor, query: Tensor, key: Tensor, window: int | None = None) -> Tensor:
@@ -162,12 +160,34 @@ class Batch:
     ids: list[str] = field(default_factory=list)
 
     def to(self, device: torch.device | str) -> Batch:
-        moved = {
-            f.name: getattr(self, f.name).to(device)
-            for f in dataclasses.fields(self)
-            if isinstance(getattr(self, f.name), (Tensor, Layout))
-        }
-        return dataclasses.replace(self, **moved)
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """In memory that a GPU reads by itself; the loader asks for it."""
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        tensors = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, layout=Layout(*map(change, vars(self.layout).values())), **tensors)
+
+    def __getstate__(self) -> tuple[dict[str, Any], dict[str, tuple[torch.dtype, torch.Size]], Tensor]:
+        """All tensors as the bytes of one: from process to process each takes a connection of its own, and handling
+        those keeps the process that trains from launching kernels."""
+        state = vars(self) | vars(self.layout)
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        # Larger elements first, so that all begin at multiples of their size.
+        names = sorted(tensors, key=lambda name: tensors[name].element_size(), reverse=True)
+        joined = torch.cat([tensors[name].flatten().view(torch.uint8) for name in names])
+        kinds = {name: (tensors[name].dtype, tensors[name].shape) for name in names}
+        return {name: value for name, value in state.items() if name not in ("layout", *names)}, kinds, joined
+
+    def __setstate__(self, state: tuple[dict[str, Any], dict[str, tuple[torch.dtype, torch.Size]], Tensor]) -> None:
+        rest, kinds, joined = state
+        parts = joined.split([dtype.itemsize * shape.numel() for dtype, shape in kinds.values()])
+        named = zip(kinds.items(), parts, strict=True)
+        tensors = {name: part.view(dtype).view(shape) for (name, (dtype, shape)), part in named}
+        layout = Layout(*(tensors.pop(f.name) for f in dataclasses.fields(Layout)))
+        vars(self).update(rest | tensors, layout=layout)
 
     @property
     def padding(self) -> float:

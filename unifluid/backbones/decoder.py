@@ -155,7 +155,9 @@ class Block(nn.Module):
         q, k, v = (
             rearrange(f(x), "b l (h e) -> b l h e", e=self.head_width) for f in (self.query, self.key, self.value)
         )
-        q, k = rotate(self.qk_norm(q), rotation), rotate(self.qk_norm(k), rotation)
+        # Together, since small models on a GPU wait for kernels to be launched.
+        turned = rotate(self.qk_norm(torch.cat([q, k], dim=2)), rotation)
+        q, k = turned.split([q.shape[2], k.shape[2]], dim=2)
         q, k, v = (rearrange(t, "b l h e -> b h l e") for t in (q, k, v))
         if cache is not None:
             k, v = cache.append(k, v)

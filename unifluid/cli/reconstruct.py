@@ -179,9 +179,9 @@ def pass_through(
 
     device = next((p.device for p in tokenizer.parameters()), images.device)
     shape = tokenizer.num_tokens, tokenizer.token_dim
-    noise = randomness.normal(options.seed, indices, "latent", *shape).to(device) if options.sample else None
+    noise = randomness.normal(options.seed, indices, "latent", *shape, device=device) if options.sample else None
     tokens = tokenizer.tokens(tokenizer.encode(images.to(device)), noise)
-    errors = options.noise * randomness.normal(options.seed, indices, "error", *shape).to(device)
+    errors = options.noise * randomness.normal(options.seed, indices, "error", *shape, device=device)
     decoded = tokenizer.decode(tokens + errors).cpu()
     return tokens.cpu(), decoded, psnr((decoded - images).square().mean((1, 2, 3)))
 

@@ -107,14 +107,8 @@ def _generate_tokens(
     for k in range(n):
         x = model.next_inputs(order, k, drawn[-1] if drawn else None)
         h = model.backbone(x.repeat(len(branches), 1, 1), cache.layout, cache)
-        noise = _noise(seed, indices, k, (sampling.steps + 1, d), device)
+        noise = randomness.normal(seed, indices, f"place/{k}", sampling.steps + 1, d, device=device).transpose(0, 1)
         drawn.append(model.image_head.sample(h.view(len(branches), m, -1), noise, weights[k], sampling.temperature))
         report(m * (k + 1) / n)
     ordered = torch.stack(drawn, dim=1)
     return torch.empty_like(ordered).scatter_(1, order[..., None].expand_as(ordered), ordered)
-
-
-def _noise(seed: int, indices: list[int], place: int, shape: tuple[int, int], device: torch.device) -> Tensor:
-    """Initial and step noise (S + 1, M, d) of one place in the order: a function of (seed, image index, place)."""
-    noise = randomness.normal(seed, indices, f"place/{place}", *shape).transpose(0, 1).contiguous()
-    return (noise.pin_memory() if device.type == "cuda" else noise).to(device, non_blocking=True)

@@ -66,7 +66,7 @@ def generate_text(
             if sampling.beams > 1:
                 ids = beam_search(writer, sampling.beams)
             else:
-                u = randomness.uniform(seed, indices[part], "text", sampling.max_tokens)
+                u = randomness.uniform(seed, indices[part], "text", sampling.max_tokens, device=writer.h.device)
                 ids = sample(writer, sampling.temperature, sampling.top_p, u)
             texts += [formatter.tokenizer.decode(row) for row in ids.tolist()]
             if progress is not None:
@@ -96,7 +96,6 @@ class Writer:
 
 def sample(writer: Writer, temperature: float, top_p: float, u: Tensor) -> Tensor:
     """Greedy (temperature 0) or drawn ids (B, T), pad after eos; u (B, max_tokens): the uniform draws to use."""
-    u = u.to(writer.h.device)
     ids: list[Tensor] = []
     ended = torch.zeros(len(u), dtype=torch.bool, device=u.device)
     for k in range(writer.max_tokens):
