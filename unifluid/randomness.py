@@ -79,8 +79,10 @@ def _bits(seed: int, rows: list[int], purpose: str, n: int, device: torch.device
 
     All rows at once and on the device itself, unlike a generator for each. (Apple's GPUs lack float64.)
     """
-    device = "cpu" if torch.device(device).type == "mps" else device
-    keys = torch.tensor([derive(seed, purpose, row) for row in rows], dtype=torch.int64, device=device)
+    device = torch.device("cpu" if torch.device(device).type == "mps" else device)
+    keys = torch.tensor([derive(seed, purpose, row) for row in rows], dtype=torch.int64)
+    # Pinned, so that nothing waits for the device.
+    keys = (keys.pin_memory() if device.type == "cuda" else keys).to(device, non_blocking=True)
     x = keys[:, None] + torch.arange(1, n + 1, device=device) * GOLDEN
     x = (x ^ _shifted(x, 30)) * MIX[0]
     x = (x ^ _shifted(x, 27)) * MIX[1]
