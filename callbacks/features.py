@@ -17,7 +17,7 @@ BATCH = 256  # pictures at once
 
 
 class EncoderFeatures(FeatureExtractor):
-    """The features of a contrastive run (`unifluid.contrastive`).
+    """The features of a contrastive run (`unifluid.modules.contrastive`).
 
     Args:
         checkpoint: of that run, or an exported folder; its EMA where it has one.

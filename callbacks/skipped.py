@@ -6,8 +6,9 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.throughput import log
+from datamodules.base import Source
+from datamodules.formats.skipping import counted
 from datamodules.mixture import Mixture
-from datamodules.skipping import Skipping, counted
 
 
 class SkippedRows(L.Callback):
@@ -30,6 +31,6 @@ class SkippedRows(L.Callback):
                 if skipped:
                     rank_zero_info(f"{name}: {skipped.total():,} of {source.total:,} rows skipped ({counted(skipped)})")
 
-    def _gather(self, trainer: L.Trainer, module: L.LightningModule, source: Skipping) -> None:
+    def _gather(self, trainer: L.Trainer, module: L.LightningModule, source: Source) -> None:
         """What any rank has found, known to all. A row that is bad is bad for the same reason everywhere."""
         source.found.copy_(trainer.strategy.reduce(source.found.to(module.device), reduce_op="max"))

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.rows import PICTURES
+from datamodules.formats.rows import PICTURES
 from unifluid.interfaces import ImageTokenizer, Recorded
 from unifluid.sequence import Example, Task
-
-if TYPE_CHECKING:
-    from datamodules.skipping import Skipping
 
 
 class ExampleDataset(Recorded, Dataset, ABC):
@@ -37,7 +35,7 @@ class ExampleDataset(Recorded, Dataset, ABC):
         return self[index]
 
     @property
-    def sources(self) -> tuple[Skipping, ...]:
+    def sources(self) -> tuple[Source, ...]:
         """The data sets this one reads that leave bad rows out, and count them."""
         return ()
 
@@ -48,6 +46,26 @@ class ExampleDataset(Recorded, Dataset, ABC):
         """Whether `text` is a right caption or answer: one of the example's own, unless a data set knows better."""
         right = (example.caption,) if example.task == "caption" else example.answers
         return text.strip() in right
+
+
+class Source(ExampleDataset):
+    """A data set that leaves bad rows out, and counts them (`formats.skipping` has the one implementation)."""
+
+    found: Tensor  # (rows,) one byte a row: 0, or 1 + the reason it has been found bad for
+
+    @property
+    @abstractmethod
+    def total(self) -> int:
+        """Rows there would be if all were good."""
+
+    @property
+    @abstractmethod
+    def skipped(self) -> Counter[str]:
+        """How many rows have been found bad so far, by reason."""
+
+    @abstractmethod
+    def named(self) -> list[str]:
+        """The first bad rows, with place and reason."""
 
 
 class Wrapper(ExampleDataset):
@@ -63,7 +81,7 @@ class Wrapper(ExampleDataset):
         return self.dataset.texts()
 
     @property
-    def sources(self) -> tuple[Skipping, ...]:
+    def sources(self) -> tuple[Source, ...]:
         return self.dataset.sources
 
     def check_tokenizer(self, tokenizer: ImageTokenizer | None) -> None:

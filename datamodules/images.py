@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.Image import Transpose
 from torch import Tensor
 
-from datamodules.rows import BadRow
+from datamodules.formats.rows import BadRow
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # an allowlist: the decoders of EPS, PSD, … never see the file
 MAX_PIXELS = 64_000_000

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.base import ExampleDataset, Wrapper
-from datamodules.rows import PICTURES
-from datamodules.tar import write_whole
+from datamodules.formats.rows import PICTURES
+from datamodules.formats.tar import write_whole
 from unifluid.configs import describe
 from unifluid.interfaces import ImageTokenizer
 from unifluid.randomness import derive

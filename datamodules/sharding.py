@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.base import ExampleDataset
-from datamodules.rows import PICTURES
-from datamodules.tar import write_whole
+from datamodules.formats.rows import PICTURES
+from datamodules.formats.tar import write_whole
 from unifluid.configs import describe
 from unifluid.sequence import Example
 

@@ -18,8 +18,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import affine
 
 from datamodules.base import ExampleDataset, Wrapper
+from datamodules.formats.rows import PICTURES
 from datamodules.moments import CachedMoments
-from datamodules.rows import PICTURES
 from unifluid.randomness import generator
 from unifluid.sequence import Example
 

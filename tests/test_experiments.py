@@ -22,8 +22,8 @@ from toy import make_trainer
 from datamodules import Folder, Mixture, Stream
 from unifluid.checkpoints import read
 from unifluid.cli.main import main
-from unifluid.contrastive import ContrastiveModule
 from unifluid.encoders import Patches
+from unifluid.modules.contrastive import ContrastiveModule
 from unifluid.optimization import AdamW
 from unifluid.sequence import TASKS
 

@@ -15,10 +15,10 @@ FILES = sorted(f for package in ("unifluid", "datamodules", "callbacks") for f i
 
 MATHS = tuple(
     f"unifluid.{name}"
-    for name in ("interfaces", "sequence", "packing", "randomness", "precision", "diffusion", "layers")
+    for name in ("layout", "interfaces", "sequence", "packing", "randomness", "precision", "diffusion", "layers")
 )
 STORES = ("unifluid", "unifluid.configs", "unifluid.shards", "unifluid.storage", "unifluid.checkpoints")
-TRAINING = ("unifluid.optimization", "unifluid.model", "unifluid.training")
+TRAINING = ("unifluid.optimization", "unifluid.model")
 SCORING = ("unifluid.decoding", "unifluid.evaluation")
 PARTS = ("backbones", "tokenizers", "encoders", "heads")
 EVERYTHING = ("unifluid", "datamodules", "callbacks")
@@ -38,10 +38,7 @@ ROOMS = {
     "unifluid.paligemma": ((*MATHS, "unifluid.backbones", "unifluid.encoders"), ANY),
     "unifluid.checkpoints": ((*MATHS, *STORES, "unifluid.paligemma"), ("torch", "lightning", "safetensors")),
     "unifluid.sharding": ((*MATHS, "unifluid.shards", "unifluid.storage", "unifluid.model"), ("torch", "lightning")),
-    "unifluid.module": ((*MATHS, *STORES, *TRAINING, "unifluid.sharding"), ("torch", "lightning")),
-    "unifluid.training": ((*MATHS, *STORES, "unifluid.optimization"), ("lightning",)),
-    "unifluid.autoencoder": ((*MATHS, *STORES, *TRAINING), ("torch", "lightning")),
-    "unifluid.contrastive": ((*MATHS, *STORES, *TRAINING), ("torch", "lightning")),
+    "unifluid.modules": ((*MATHS, *STORES, *TRAINING, "unifluid.sharding"), ("torch", "lightning")),
     "unifluid.costs": ((*MATHS, "unifluid.model"), ("torch",)),
     "unifluid.evaluation": (MATHS, ANY),
     "datamodules": ((*MATHS, "unifluid.configs"), ANY),
@@ -147,7 +144,7 @@ def test_rooms_import_downwards_only(file):
         ("unifluid/backbones/new.py", "import transformers"),
         ("unifluid/model.py", "if TYPE_CHECKING:\n    import transformers"),
         ("unifluid/sequence.py", "from unifluid import model"),
-        ("unifluid/decoding/new.py", "from unifluid.module import UniFluid"),
+        ("unifluid/decoding/new.py", "from unifluid.modules.unifluid import UniFluid"),
         ("datamodules/new.py", "from unifluid.model import UniFluidModel"),
         ("callbacks/new.py", "from unifluid.tokenizers import Pixels"),
         ("unifluid/evaluation/new.py", "import unifluid.model"),
@@ -160,6 +157,24 @@ def test_a_breach_is_seen(place, line, tmp_path, monkeypatch):
     name = ".".join(Path(place).with_suffix("").parts).removesuffix(".__init__")
     monkeypatch.setitem(globals(), "module_name", lambda _: name)
     assert violations(file)
+
+
+def test_no_two_files_import_each_other():
+    """Not even for types: a cycle means that neither can be read before the other."""
+    imported = {module_name(f): {name for name, _ in imports(f) if name.split(".")[0] in EVERYTHING} for f in FILES}
+    done, cycles = set(), []
+
+    def follow(name: str, path: list[str]) -> None:
+        for other in imported.get(name, ()):
+            if other in path:
+                cycles.append([*path[path.index(other) :], other])
+            elif other not in done:
+                follow(other, [*path, other])
+        done.add(name)
+
+    for name in imported:
+        follow(name, [name])
+    assert not cycles
 
 
 def test_importing_the_package_imports_no_torch():

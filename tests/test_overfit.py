@@ -12,7 +12,7 @@ from toy import make_module
 
 from unifluid.heads.diffusion_mlp import DiffusionMLP
 from unifluid.heads.flow_mlp import FlowMLP
-from unifluid.module import UniFluid
+from unifluid.modules.unifluid import UniFluid
 from unifluid.sequence import TASKS, Batch
 
 STEPS = 300

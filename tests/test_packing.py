@@ -10,8 +10,9 @@ import pytest
 import tiny
 import torch
 
+from unifluid.layout import extend
 from unifluid.packing import first_fit, pack, pack_prompts
-from unifluid.sequence import Batch, Example, Formatter, Segment, extend
+from unifluid.sequence import Batch, Example, Formatter, Segment
 
 MODEL = tiny.model()
 FORMATTER = tiny.formatter(MODEL)

@@ -20,7 +20,7 @@ from unifluid.decoding.text import TextSampling, Writer, sample
 from unifluid.encoders import SigLIP
 from unifluid.heads.classification import ClassificationHead
 from unifluid.heads.flow_mlp import FlowMLP
-from unifluid.module import UniFluid
+from unifluid.modules.unifluid import UniFluid
 from unifluid.optimization import AdamW
 from unifluid.packing import first_fit, pack
 from unifluid.sequence import Example, Segment

@@ -26,8 +26,8 @@ from unifluid.backbones import HuggingFaceBackbone
 from unifluid.backbones.huggingface import LoRA
 from unifluid.checkpoints import export, read
 from unifluid.configs import ALLOWED
-from unifluid.contrastive import ContrastiveModule
 from unifluid.heads import ClassificationHead
+from unifluid.modules.contrastive import ContrastiveModule
 from unifluid.optimization import AdamW
 from unifluid.sharding import FSDP2, leave_group
 from unifluid.storage import AtomicCheckpointIO, latest, previous

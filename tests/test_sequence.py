@@ -9,8 +9,9 @@ import pytest
 import tiny
 import torch
 
+from unifluid.layout import attention_mask
 from unifluid.packing import pack
-from unifluid.sequence import TASKS, Example, Formatter, Segment, attention_mask, make_order, to_uint8, to_unit
+from unifluid.sequence import TASKS, Example, Formatter, Segment, make_order, to_uint8, to_unit
 
 MODEL = tiny.model()
 FORMATTER = tiny.formatter(MODEL)

@@ -13,8 +13,9 @@ from unifluid.backbones import Decoder
 from unifluid.heads.classification import ClassificationHead
 from unifluid.heads.flow_mlp import FlowMLP
 from unifluid.interfaces import TextTokenizer
+from unifluid.layout import Layout
 from unifluid.model import UniFluidModel
-from unifluid.sequence import TASKS, Example, Formatter, Layout
+from unifluid.sequence import TASKS, Example, Formatter
 
 BACKBONE = {"width": 32, "depth": 2, "heads": 4, "kv_heads": 2}
 HEAD = {"depth": 1, "width": 32}

@@ -13,7 +13,7 @@ from datamodules.shapes import Shapes
 from unifluid.backbones import Decoder
 from unifluid.heads.classification import ClassificationHead
 from unifluid.heads.flow_mlp import FlowMLP
-from unifluid.module import UniFluid
+from unifluid.modules.unifluid import UniFluid
 from unifluid.optimization import AdamW
 from unifluid.sequence import TASKS
 

@@ -10,7 +10,7 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = ["Pipeline", "UniFluid", "load"]
 
-_HOMES = {"Pipeline": "unifluid.pipeline", "UniFluid": "unifluid.module", "load": "unifluid.pipeline"}
+_HOMES = {"Pipeline": "unifluid.pipeline", "UniFluid": "unifluid.modules.unifluid", "load": "unifluid.pipeline"}
 
 
 def __getattr__(name: str) -> Any:

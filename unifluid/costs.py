@@ -19,9 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
+from unifluid.layout import Layout
 from unifluid.model import UniFluidModel
 from unifluid.packing import pack
-from unifluid.sequence import TEXT_TASKS, Batch, Formatter, Layout, Segment, Task
+from unifluid.sequence import TEXT_TASKS, Batch, Formatter, Segment, Task
 
 SPREAD = (0.5, 0.75, 1.0, 1.25, 1.5)  # lengths of texts around their mean, in turn
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unifluid.sequence import Layout
+from unifluid.layout import Layout
 
 
 class Recorded:
@@ -69,7 +69,7 @@ class Cache(ABC):
 
 
 class Backbone(Part):
-    """A decoder over embedded tokens with the prefix-LM attention of `sequence.attention_mask`.
+    """A decoder over embedded tokens with the prefix-LM attention of `layout.attention_mask`.
 
     Built as `factory(vocab_size)`: the text tokenizer decides the vocabulary, the backbone follows or refuses.
     """

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unifluid.sequence import Batch, Example, Formatter, Layout, Segment, Task
+from unifluid.layout import Layout
+from unifluid.sequence import Batch, Example, Formatter, Segment, Task
 
 
 def first_fit(lengths: list[int], capacity: int) -> list[list[tuple[int, int]]]:

@@ -21,7 +21,7 @@ from unifluid.configs import ALLOWED
 from unifluid.decoding.images import ImageSampling, generate_images
 from unifluid.decoding.prefix import Progress
 from unifluid.decoding.text import TextSampling, generate_text
-from unifluid.module import UniFluid
+from unifluid.modules.unifluid import UniFluid
 from unifluid.sequence import Example
 
 File = str | Path | Image.Image | Tensor  # a file, an open picture, or uint8 (3, H, W)

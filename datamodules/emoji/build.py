@@ -20,7 +20,7 @@ from datamodules.emoji.sources import (
     read_icons,
     read_tarball,
 )
-from datamodules.jsonl import write_jsonl
+from datamodules.formats.jsonl import write_jsonl
 
 
 def build(

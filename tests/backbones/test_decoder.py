@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from unifluid.backbones.attention import attend
 from unifluid.backbones.decoder import Decoder
-from unifluid.sequence import Layout
+from unifluid.layout import Layout
 
 VOCAB = 20
 

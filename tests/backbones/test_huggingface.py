@@ -24,7 +24,8 @@ from unifluid.backbones import HuggingFaceBackbone, LoRA
 from unifluid.backbones.attention import Pattern, attend, flex_attend
 from unifluid.decoding.text import Writer, sample
 from unifluid.heads.classification import ClassificationHead
-from unifluid.sequence import Example, Layout, attention_mask, may_attend
+from unifluid.layout import Layout, attention_mask, may_attend
+from unifluid.sequence import Example
 
 WINDOW, LENGTH, LETTERS = 4, 14, tiny.Letters()
 ROWS = [[(5, 3), (2, 4)], [(0, 9), (4, 0)]]

@@ -21,7 +21,7 @@ from unifluid.checkpoints import export, read
 from unifluid.cli.main import main
 from unifluid.configs import ALLOWED, describe
 from unifluid.heads.classification import ClassificationHead
-from unifluid.module import UniFluid
+from unifluid.modules.unifluid import UniFluid
 from unifluid.optimization import AdamW
 
 TINY = (*ALLOWED, "tiny")

@@ -15,10 +15,10 @@ from callbacks.ema import EMA
 from callbacks.features import EncoderFeatures
 from callbacks.resemblance import Resemblance
 from datamodules.mixture import Mixture, Stream
-from unifluid.contrastive import ContrastiveModule
 from unifluid.decoding import ImageSampling
 from unifluid.encoders import Patches
 from unifluid.interfaces import FeatureExtractor
+from unifluid.modules.contrastive import ContrastiveModule
 from unifluid.optimization import AdamW
 from unifluid.sequence import to_unit
 

@@ -14,9 +14,9 @@ from cli.runs import TINY, error_line
 from PIL import Image
 from toy import make_module
 
-from unifluid.autoencoder import AutoencoderModule
 from unifluid.cli.main import main
-from unifluid.contrastive import ContrastiveModule
+from unifluid.modules.autoencoder import AutoencoderModule
+from unifluid.modules.contrastive import ContrastiveModule
 from unifluid.optimization import AdamW
 from unifluid.storage import save
 from unifluid.tokenizers import SmallKL
@@ -130,7 +130,7 @@ def test_what_has_no_image_tokenizer_is_named(pictures, tmp_path, capsys):
     module.on_save_checkpoint(content)
     save(content, tmp_path / "last.ckpt")
     shown = error_line(capsys, "reconstruct", "--ckpt", tmp_path / "last.ckpt", "--image", pictures)
-    assert f"{tmp_path / 'last.ckpt'}: unifluid.contrastive.ContrastiveModule has no image tokenizer" in shown
+    assert f"{tmp_path / 'last.ckpt'}: unifluid.modules.contrastive.ContrastiveModule has no image tokenizer" in shown
     shown = error_line(capsys, "reconstruct", *PIXELS, "--image", pictures, "--device", "moon")
     assert "device 'moon'" in shown
 

@@ -12,8 +12,8 @@ from PIL import Image
 from toy import make_module
 
 import unifluid
-from unifluid.autoencoder import AutoencoderModule
 from unifluid.cli.main import main
+from unifluid.modules.autoencoder import AutoencoderModule
 from unifluid.optimization import AdamW
 from unifluid.storage import save
 from unifluid.tokenizers import SmallKL
@@ -144,7 +144,9 @@ def test_checkpoints_of_an_autoencoder_draw_nothing(tmp_path, capsys):
     module.on_save_checkpoint(content)
     save(content, tmp_path / "last.ckpt")
     ask = ["generate", "--ckpt", tmp_path / "last.ckpt", "--prompt", "a", "--out", tmp_path / "out"]
-    assert "holds unifluid.autoencoder.AutoencoderModule, which neither draws nor writes" in error_line(capsys, *ask)
+    assert "holds unifluid.modules.autoencoder.AutoencoderModule, which neither draws nor writes" in error_line(
+        capsys, *ask
+    )
 
 
 def test_bad_lines_bad_checkpoints_and_bad_folders_are_named(checkpoint, pictures, tmp_path, capsys):

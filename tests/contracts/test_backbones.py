@@ -14,7 +14,7 @@ from families import FAMILIES
 
 import unifluid.backbones
 from unifluid.interfaces import Backbone
-from unifluid.sequence import Layout
+from unifluid.layout import Layout
 
 VOCAB = 24
 ARGUMENTS = {  # tiny ones of every class

@@ -12,7 +12,7 @@ import pytest
 from datamodules.emoji import STYLES, build, fetch
 from datamodules.emoji.rows import held_out_style, make_rows
 from datamodules.emoji.sources import Concept, read_tarball
-from datamodules.folder import Folder
+from datamodules.formats.folder import Folder
 from datamodules.images import read_image
 
 TASKS = ("caption", "answer", "generate", "edit")

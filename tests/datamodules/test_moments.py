@@ -11,7 +11,7 @@ from PIL import Image
 from toy import make_module, make_trainer
 
 from datamodules import CachedMoments, CentreCrop, Flips, Folder, Mixture, Moves, Stream, moments
-from datamodules.jsonl import write_jsonl
+from datamodules.formats.jsonl import write_jsonl
 from datamodules.moments import fingerprint, write_moments
 from datamodules.shapes import Shapes
 from unifluid.tokenizers import SmallKL

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unifluid.sequence import Layout, attention_mask, may_attend
+from unifluid.layout import Layout, attention_mask, may_attend
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask

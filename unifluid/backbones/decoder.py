@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from unifluid.backbones.attention import attend
 from unifluid.interfaces import Backbone, Cache
-from unifluid.sequence import Layout, attention_mask
+from unifluid.layout import Layout, attention_mask
 
 NORMS = {"rms": functools.partial(nn.RMSNorm, eps=1e-6), "layer": functools.partial(nn.LayerNorm, eps=1e-6, bias=False)}
 ACTIVATIONS = {"silu": F.silu, "gelu": functools.partial(F.gelu, approximate="tanh"), "relu": F.relu}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unifluid.backbones import pretrained as library
 from unifluid.backbones.attention import Pattern
 from unifluid.interfaces import Backbone, Cache, Recorded
-from unifluid.sequence import Layout
+from unifluid.layout import Layout
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

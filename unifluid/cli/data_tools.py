@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from datamodules.base import ExampleDataset
+from datamodules.base import ExampleDataset, Source
 from datamodules.moments import CachedMoments, write_moments
 from datamodules.sharding import write_shards
-from datamodules.skipping import Skipping
 from unifluid.cli.errors import Parser, condense, count
 from unifluid.cli.parts import image_tokenizer, instantiate, mixture, parse
 from unifluid.cli.trainer import prepare, settings
@@ -54,7 +53,7 @@ def check(args: list[str]) -> None:
         raise ValueError(f"not fit to train on: {'; '.join(above)}")
 
 
-def report(name: str, source: Skipping) -> str:
+def report(name: str, source: Source) -> str:
     """Counts by reason, and the first bad rows by name."""
     lines = [f"{name}: {source.total - source.skipped.total():,} of {source.total:,} {source.task} rows are good"]
     lines += [f"  {count:8,} {reason}" for reason, count in source.skipped.most_common()]
@@ -64,7 +63,7 @@ def report(name: str, source: Skipping) -> str:
 class Rows(Dataset):
     """Touches every row of a source; what is bad is marked there."""
 
-    def __init__(self, source: Skipping):
+    def __init__(self, source: Source):
         self.source = source
 
     def __len__(self) -> int:
@@ -75,7 +74,7 @@ class Rows(Dataset):
         return row
 
 
-def _walk(source: Skipping, name: str, workers: int) -> None:
+def _walk(source: Source, name: str, workers: int) -> None:
     with _bar(name) as progress:
         for batch in DataLoader(Rows(source), BATCH, num_workers=workers, collate_fn=list):
             progress(batch[-1] + 1, len(source))
@@ -84,7 +83,7 @@ def _walk(source: Skipping, name: str, workers: int) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The report names what the log would."""
-    logger = logging.getLogger("datamodules.skipping")
+    logger = logging.getLogger("datamodules.formats.skipping")
     logger.disabled = True
     try:
         yield

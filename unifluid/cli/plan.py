@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from unifluid.cli.errors import Parser, count
 
 if TYPE_CHECKING:
-    from unifluid.module import UniFluid
+    from unifluid.modules.unifluid import UniFluid
     from unifluid.sequence import Task
 
 DEVICES = {  # name: (dense bf16 FLOP/s, bytes of memory), of NVIDIA's data sheets
@@ -128,7 +128,7 @@ def build(config: dict[str, Any]) -> UniFluid:
     import torch
 
     from unifluid.cli.parts import instantiate
-    from unifluid.module import UniFluid
+    from unifluid.modules.unifluid import UniFluid
 
     with torch.device("meta"):
         module = instantiate(L.LightningModule, "model", changed(config))

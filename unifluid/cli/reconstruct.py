@@ -175,7 +175,7 @@ def pass_through(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pictures (B, 3, H, W) -> tokens (B, N, d), reconstructions, PSNR in dB (B,), all on the CPU."""
     from unifluid import randomness
-    from unifluid.autoencoder import psnr
+    from unifluid.modules.autoencoder import psnr
 
     device = next((p.device for p in tokenizer.parameters()), images.device)
     shape = tokenizer.num_tokens, tokenizer.token_dim

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from unifluid.interfaces import Cache
+from unifluid.layout import extend
 from unifluid.model import UniFluidModel
 from unifluid.packing import pack_prompts
-from unifluid.sequence import Formatter, Segment, extend
+from unifluid.sequence import Formatter, Segment
 
 Progress = Callable[[float, int], None]  # (examples done, of how many); parts of an example count
 

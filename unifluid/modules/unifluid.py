@@ -14,11 +14,11 @@ from unifluid.checkpoints import Weights, start_from
 from unifluid.configs import factory_of
 from unifluid.interfaces import Backbone, ImageEncoder, ImageHead, ImageTokenizer, TextHead, TextTokenizer
 from unifluid.model import TokenLosses, UniFluidModel
+from unifluid.modules.base import Trainable
 from unifluid.optimization import AdamW
 from unifluid.packing import Collate
 from unifluid.sequence import TASKS, Batch, Formatter, Order, Task
 from unifluid.sharding import FSDP2, Skeleton, shard
-from unifluid.training import Trainable
 
 
 class UniFluid(Trainable):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from toy import make_module, make_trainer
 
-from unifluid.module import UniFluid
+from unifluid.modules.unifluid import UniFluid
 from unifluid.sequence import Batch, Example
 
 LAMBDA = 0.3

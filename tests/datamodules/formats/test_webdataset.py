@@ -14,9 +14,9 @@ import torch
 from datamodules_shards import add, captions, colour, half_a_gigapixel, picture, shard
 from torch.utils.data import DataLoader
 
-from datamodules import tar
-from datamodules.tar import expand, scan
-from datamodules.webdataset import WebDataset
+from datamodules.formats import tar
+from datamodules.formats.tar import expand, scan
+from datamodules.formats.webdataset import WebDataset
 
 CAPTIONS = {"image": "jpg;png", "caption": "txt"}
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from datamodules.mixture import Mixture, Stream
 from datamodules.shapes import Shapes
 from unifluid import checkpoints
-from unifluid.autoencoder import AutoencoderModule, Pictures, kl_divergence, pictures, psnr
+from unifluid.modules.autoencoder import AutoencoderModule, Pictures, kl_divergence, pictures, psnr
 from unifluid.optimization import AdamW, Muon
 from unifluid.packing import pack
 from unifluid.sequence import Example, Formatter

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from datamodules.folder import Folder
-from datamodules.jsonl import write_jsonl
-from datamodules.rows import MAX_CHARACTERS
+from datamodules.formats.folder import Folder
+from datamodules.formats.jsonl import write_jsonl
+from datamodules.formats.rows import MAX_CHARACTERS
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 ROWS = {

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.formats.jsonl import check
+from datamodules.formats.rows import PICTURES, BadRow
+from datamodules.formats.skipping import Skipping
 from datamodules.images import read_image
-from datamodules.jsonl import check
-from datamodules.rows import PICTURES, BadRow
-from datamodules.skipping import Skipping
 from unifluid.sequence import Example, Task
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from datamodules.files import Annotations, read_json
+from datamodules.formats.files import Annotations, read_json
 from unifluid.sequence import Task
 
 

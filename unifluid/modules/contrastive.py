@@ -11,9 +11,9 @@ from torch.nn.functional import affine_grid, cross_entropy, grid_sample, normali
 
 from unifluid import randomness
 from unifluid.interfaces import ImageEncoder
+from unifluid.modules.base import Trainable
 from unifluid.optimization import AdamW
 from unifluid.sequence import Example, to_unit
-from unifluid.training import Trainable
 
 INITIAL_SCALE = 10.0  # of the similarities: CLIP's 1 / 0.07 is for larger batches
 MAX_SCALE = 100.0  # CLIP's

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from datamodules.formats.rows import FIELDS, PICTURES, REQUIRED, BadRow, picture_fields, text_fields
+from datamodules.formats.skipping import Skipping
+from datamodules.formats.tar import expand
 from datamodules.images import decode_image
-from datamodules.rows import FIELDS, PICTURES, REQUIRED, BadRow, picture_fields, text_fields
-from datamodules.skipping import Skipping
-from datamodules.tar import expand
 from unifluid.sequence import Example, Task
 
 

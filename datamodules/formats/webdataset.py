@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from datamodules.formats.jsonl import decode
+from datamodules.formats.rows import FIELDS, PICTURES, REQUIRED, BadRow, text_fields
+from datamodules.formats.skipping import Skipping
+from datamodules.formats.tar import Shard, expand, open_shard, read_member
 from datamodules.images import decode_image
-from datamodules.jsonl import decode
-from datamodules.rows import FIELDS, PICTURES, REQUIRED, BadRow, text_fields
-from datamodules.skipping import Skipping
-from datamodules.tar import Shard, expand, open_shard, read_member
 from unifluid.sequence import Example, Task
 
 JSON = "json:"

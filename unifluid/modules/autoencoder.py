@@ -10,9 +10,9 @@ from torch import Tensor
 
 from unifluid import randomness
 from unifluid.interfaces import TrainableImageTokenizer
+from unifluid.modules.base import Trainable
 from unifluid.optimization import AdamW
 from unifluid.sequence import Batch, Example, to_unit
-from unifluid.training import Trainable
 
 ERRORS = 0.2  # size of the errors in tokens that validation asks the decoder to bear: about those of generated ones
 

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from datamodules import images, rows
-from datamodules.base import ExampleDataset
-from datamodules.rows import PICTURES, BadRow
+from datamodules import images
+from datamodules.base import Source
+from datamodules.formats import rows
+from datamodules.formats.rows import PICTURES, BadRow
 from unifluid.randomness import permuted_index
 from unifluid.sequence import TASKS, Example, Task
 
@@ -22,7 +23,7 @@ REASONS = (*images.REASONS, *rows.REASONS, "corrupt shard")  # what a row can be
 SHOWN = 5  # bad rows named in the log
 
 
-class Skipping(ExampleDataset):
+class Skipping(Source):
     """A map from 0 … len - 1 to `Example`s, some of which may turn out to be bad.
 
     A subclass reads its index in `__init__`: `reject` for each row that is bad already there, then `begin`, once the
@@ -114,7 +115,7 @@ class Skipping(ExampleDataset):
     # -- what was left out ----------------------------------------------------------------------------------------
 
     @property
-    def sources(self) -> tuple[Skipping, ...]:
+    def sources(self) -> tuple[Source, ...]:
         return (self,)
 
     @property

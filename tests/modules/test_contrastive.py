@@ -12,8 +12,8 @@ from toy import make_trainer
 
 from datamodules.mixture import Mixture, Stream
 from datamodules.moments import CachedMoments, write_moments
-from unifluid.contrastive import ContrastiveModule, Pairs, distorted
 from unifluid.encoders import Patches
+from unifluid.modules.contrastive import ContrastiveModule, Pairs, distorted
 from unifluid.optimization import AdamW
 from unifluid.sequence import to_unit
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from datamodules.rows import BadRow, picture_fields, text_fields
+from datamodules.formats.rows import BadRow, picture_fields, text_fields
 from unifluid.sequence import TASKS, Task
 
 

@@ -1,4 +1,4 @@
-"""One's own data: a folder of pictures and of train.jsonl, test.jsonl, … in the schema of `datamodules.jsonl`.
+"""One's own data: a folder of pictures and of train.jsonl, test.jsonl, … in the schema of `datamodules.formats.jsonl`.
 
 {"id": "1", "task": "caption", "image": "images/cat.png", "prompt": "caption en", "caption": "a cat on a mat"}
 {"id": "2", "task": "answer", "image": "images/cat.png", "question": "what is on the mat?", "answers": ["a cat"]}
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.files import FileRows
-from datamodules.jsonl import parse
-from datamodules.rows import BadRow
+from datamodules.formats.files import FileRows
+from datamodules.formats.jsonl import parse
+from datamodules.formats.rows import BadRow
 from unifluid.sequence import Task
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.rows import BadRow
+from datamodules.formats.rows import BadRow
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from datamodules.files import Annotations, read_json
+from datamodules.formats.files import Annotations, read_json
 from unifluid.randomness import derive
 from unifluid.sequence import Task
 

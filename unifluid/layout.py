@@ -1,0 +1,63 @@
+"""Where the positions of packed rows belong, and the one attention rule, which is a function of that alone.
+
+Every segment of a row is a bidirectional prefix followed by a causal suffix (`sequence` lays out the tasks). The dense
+mask, FlexAttention and the cache are all derived from `may_attend`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Layout:
+    """What attention needs to know of rows of L positions.
+
+    segments (B, L): 1, 2, … within a row, 0 for padding · prefix (B, L): True where the position belongs to its
+    segment's prefix · positions (B, L): 0, 1, … from each segment's start.
+    """
+
+    segments: Tensor
+    prefix: Tensor
+    positions: Tensor
+
+    def select(self, rows: Tensor) -> Layout:
+        return Layout(self.segments[rows], self.prefix[rows], self.positions[rows])
+
+
+def may_attend(layout: Layout, row: Tensor, query: Tensor, key: Tensor, window: int | None = None) -> Tensor:
+    """THE attention rule, for broadcastable index tensors: same segment, and the key is prefix or not after the query.
+
+    Padding is segment 0: real positions never see it, and padding sees only padding, so no softmax is ever empty.
+    `window`, in layers that have one: the two are fewer than that many positions apart, before or after, as in Gemma's
+    reference code.
+    """
+    same = layout.segments[row, query] == layout.segments[row, key]
+    allowed = same & (layout.prefix[row, key] | (key <= query))
+    if window is None:
+        return allowed
+    return allowed & ((layout.positions[row, query] - layout.positions[row, key]).abs() < window)
+
+
+def attention_mask(layout: Layout, start: int = 0, stop: int | None = None, window: int | None = None) -> Tensor:
+    """Dense form of `may_attend`: (B, stop - start, L) bool for the queries start…stop, True where allowed."""
+    rows, length = layout.segments.shape
+    device = layout.segments.device
+    row = torch.arange(rows, device=device)[:, None, None]
+    query = torch.arange(start, length if stop is None else stop, device=device)[None, :, None]
+    key = torch.arange(length, device=device)[None, None, :]
+    return may_attend(layout, row, query, key, window)
+
+
+def extend(layout: Layout, n: int) -> Layout:
+    """`layout` of right-aligned prompts with `n` suffix positions appended: all the positions decoding will use."""
+    rows = layout.segments.shape[0]
+    steps = torch.arange(1, n + 1, device=layout.positions.device)
+    return Layout(
+        torch.cat([layout.segments, layout.segments.new_ones(rows, n)], 1),
+        torch.cat([layout.prefix, layout.prefix.new_zeros(rows, n)], 1),
+        torch.cat([layout.positions, layout.positions[:, -1:] + steps], 1),
+    )
