@@ -1,45 +1,49 @@
-"""What every scheduled evaluation shares: weights, precision, ranks, progress, scores.json, TensorBoard, a table."""
+"""What every scheduled evaluation shares: weights, precision, ranks, blocks that survive interruptions, reports."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from abc import abstractmethod
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal
 
 import lightning as L
 import torch
-from rich import print as rich_print
-from rich.table import Table
+from lightning.pytorch.utilities import rank_zero_info
 from tqdm import tqdm
 
-from callbacks.ema import Weights, live_weights
+from callbacks.blocks import Blocks, Outcome, file_name, fingerprint, settings
+from callbacks.ema import Weights, find_ema, live_weights
+from callbacks.records import Record, publish
 from callbacks.schedule import Scheduled, Stage
-from callbacks.scores import merge_scores
+from callbacks.sheet import Cell, Section, publish_sheet
 from datamodules.base import ExampleDataset
 from unifluid.decoding import ImageSampling, TextSampling
 from unifluid.decoding.prefix import Progress
 from unifluid.evaluation.scores import Score
 from unifluid.sequence import Example
 
-T = TypeVar("T")
+FOLDER = "results"  # in the run's folder: PREFIX.jsonl, a line for each evaluation; PREFIX.png; and what `write` adds
 
 
 class Evaluator(Scheduled):
-    """Judges what the model makes of fixed items, mostly as right or wrong, and reports shares with their intervals.
+    """Judges what the model makes of fixed items, block by block, and reports scores with their intervals.
 
-    Items are shared out over ranks by index and every draw is a function of (seed, index), so scores depend on neither
-    batch nor world size, and are the same in `fit` and for a checkpoint.
+    A block is one batch: `sampling.batch_size` consecutive items. Blocks are shared out over ranks, and every draw is a
+    function of (seed, index), so scores depend neither on the number of ranks nor on interruptions, and are the same in
+    `fit` and for a checkpoint.
 
     Args:
         dataset: where the items come from, always the same ones.
-        prefix: first part of the scores' names; with `weights: raw` it gets the suffix `_raw`.
+        prefix: first part of the scores' names; those of raw weights have the suffix `_raw`.
         sampling: how images or text are drawn.
         seed: of what is drawn.
-        weights: which weights are judged; without an EMA callback there are only raw ones.
-        every, at_end: when, see `Scheduled`.
+        weights: which weights are judged: ema, raw or both; without an EMA callback there are only raw ones.
+        show: items at most of which pictures or texts are shown in TensorBoard and results/PREFIX.png.
+        every, at_end, every_epochs, at_start: when, see `Scheduled`.
     """
 
     def __init__(
@@ -48,69 +52,120 @@ class Evaluator(Scheduled):
         prefix: str,
         sampling: ImageSampling | TextSampling,
         seed: int = 0,
-        weights: Weights = "ema",
+        weights: Weights | Literal["both"] = "ema",
+        show: int = 16,
         every: int | None = None,
         at_end: bool = True,
+        every_epochs: int | None = None,
+        at_start: bool = False,
     ):
-        super().__init__(every, at_end)
-        self.dataset, self.sampling, self.seed, self.weights = dataset, sampling, seed, weights
-        self.prefix = prefix if weights == "ema" else f"{prefix}_raw"
+        super().__init__(every, at_end, every_epochs, at_start)
+        self.dataset, self.prefix, self.sampling, self.seed = dataset, prefix, sampling, seed
+        self.weights, self.show = weights, show
+        self.device = torch.device("cpu")  # of the model, while it is judged
+
+    # -- what a subclass says --------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Number of items."""
 
     @abstractmethod
-    def items(self) -> list[Example]:
-        """All items, in a fixed order."""
-
-    @abstractmethod
-    def group(self, item: Example) -> str:
-        """What an item is counted under beside the total."""
+    def item(self, index: int) -> Example:
+        """Item `index`, always the same."""
 
     @abstractmethod
     def judge(
         self, module: L.LightningModule, items: list[Example], indices: list[int], progress: Progress
-    ) -> list[Any]:
-        """Let the model answer `items`, whose numbers among all items are `indices` -> an outcome for each.
+    ) -> list[Outcome]:
+        """Let the model answer the `items` of one block, whose numbers among all are `indices` -> an outcome for each.
 
-        An outcome is whether the answer is right, or whatever else `summary` makes scores of; ranks exchange it.
+        Outcomes are kept until the last block is there: verdicts, texts or features, but pictures ("image") only of
+        items whose index is below `show`.
         """
 
     @abstractmethod
-    def summary(self, groups: dict[str, list[Any]]) -> dict[str, Score]:
-        """Outcomes by group, in item order -> scores by name."""
+    def summary(self, outcomes: list[Outcome]) -> dict[str, Score]:
+        """All outcomes, in item order -> scores by name."""
+
+    def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """What would stop the evaluation should stop the run before it starts. Raises OSError or ValueError."""
+
+    def about(self) -> dict[str, Any]:
+        """What else a reader of the scores must know: the network, the split, a hash of the prompts, …"""
+        return {}
+
+    def cells(self, outcomes: list[Outcome]) -> list[Cell]:
+        """The first `show` outcomes as pictures with words below, none where there is nothing to look at."""
+        return []
+
+    def write(self, folder: Path, outcomes: list[Outcome]) -> None:
+        """Files to keep beside the record, such as captions in COCO's format of results."""
+
+    # -- what all do -----------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.prepare(trainer, pl_module)
 
     def run(self, trainer: L.Trainer, module: L.LightningModule, stage: Stage) -> None:
-        items = self.items()
-        mine = list(range(trainer.global_rank, len(items), trainer.world_size))
-        with (
-            live_weights(trainer, module, self.weights) as weights,
-            trained_precision(trainer),
-            progress_bar(trainer, self.prefix) as progress,
-        ):
-            judged = self.judge(module, [items[i] for i in mine], mine, progress) if mine else []
-        outcomes = gather(dict(zip(mine, judged, strict=True)))
-        groups = defaultdict(list)
-        for i, item in enumerate(items):
-            groups[self.group(item)].append(outcomes[i])
-        if trainer.is_global_zero:
-            self.report(trainer, self.summary(groups), weights)
+        both = ("ema", "raw") if find_ema(trainer) else ("raw",)
+        for weights in both if self.weights == "both" else (self.weights,):
+            self._evaluate(trainer, module, stage, weights)
 
-    def report(self, trainer: L.Trainer, scores: dict[str, Score], weights: Weights) -> None:
-        """Into scores.json, the loggers and, as a table, the terminal."""
-        title = f"{self.prefix}, {weights} weights, step {self.step}"
-        table = Table("score", "value", "95 % interval", "n", title=title)
-        about = {"weights": weights, "step": self.step, "seed": self.seed}
-        entries = {f"{name}/{self.prefix}": value for name, value in about.items()}
-        entries |= {f"sampling/{self.prefix}/{k}": v for k, v in dataclasses.asdict(self.sampling).items()}
-        for name, score in scores.items():
-            key, interval = f"{self.prefix}/{name}", ""
-            entries |= {key: score.value, f"n/{key}": score.n}
-            if score.low is not None:
-                entries |= {f"{key}/low": score.low, f"{key}/high": score.high}
-                interval = f"{score.low:.3f} – {score.high:.3f}"
-            table.add_row(name, f"{score.value:.3f}", interval, str(score.n))
-        for logger in trainer.loggers:
-            logger.log_metrics({f"{self.prefix}/{name}": score.value for name, score in scores.items()}, self.step)
-        merge_scores(trainer.default_root_dir, entries)
-        rich_print(table)
+    def _evaluate(self, trainer: L.Trainer, module: L.LightningModule, stage: Stage, weights: Weights) -> None:
+        start, prefix = time.monotonic(), self.prefix if weights == "ema" else f"{self.prefix}_raw"
+        results, self.device = Path(trainer.default_root_dir) / FOLDER, module.device
+        with live_weights(trainer, module, weights) as live, trained_precision(trainer):
+            made_by = {"class": type(self).__qualname__, "weights": fingerprint(module.model), "items": self.size}
+            blocks = Blocks(results / ".unfinished", prefix, made_by | self._settings())
+            self._judge_all(trainer, module, blocks, prefix)
+        trainer.strategy.barrier(f"{prefix} is judged")
+        scores: dict[str, Score] = {}
+        if trainer.is_global_zero:
+            outcomes = blocks.all(self._blocks)
+            scores = self.summary(outcomes)
+            seconds = time.monotonic() - start
+            record = Record(prefix, scores, live, self.step, stage, self.size, seconds, self._settings())
+            publish(trainer, module, record, results)
+            if cells := self.cells(outcomes[: self.show]):
+                path = results / f"{file_name(prefix)}.png"
+                publish_sheet(trainer, prefix, [Section(prefix, cells)], path, self.step)
+            self.write(results, outcomes)
+            blocks.remove()
+        # On all ranks alike: checkpoints are kept, and training is stopped, by these.
+        for name, score in trainer.strategy.broadcast(scores).items():
+            trainer.callback_metrics[f"{prefix}/{name}"] = torch.tensor(score.value)
+
+    @property
+    def _blocks(self) -> int:
+        return -(-self.size // self.sampling.batch_size)
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "seed": self.seed,
+            "sampling": dataclasses.asdict(self.sampling),
+            "data": settings(self.dataset),
+        } | self.about()
+
+    def _judge_all(self, trainer: L.Trainer, module: L.LightningModule, blocks: Blocks, prefix: str) -> None:
+        """This rank's share of the blocks, but for those that are there already."""
+        size, mine = self.sampling.batch_size, range(trainer.global_rank, self._blocks, trainer.world_size)
+        missing = [block for block in mine if blocks.get(block) is None]
+        if len(missing) < len(mine):
+            rank_zero_info(f"{prefix} goes on: {len(mine) - len(missing)} of {len(mine)} blocks are there already")
+        items = [range(block * size, min((block + 1) * size, self.size)) for block in missing]
+        total, done = sum(map(len, items)), 0
+        with progress_bar(trainer, prefix) as progress:
+            for block, indices in zip(missing, items, strict=True):
+
+                def report(part: float, _: int, done: int = done) -> None:
+                    progress(done + part, total)
+
+                outcomes = self.judge(module, [self.item(i) for i in indices], list(indices), report)
+                blocks.put(block, outcomes)
+                done += len(indices)
+                progress(done, total)
 
 
 @contextmanager
@@ -132,12 +187,3 @@ def progress_bar(trainer: L.Trainer, title: str) -> Iterator[Progress]:
             bar.update(done - bar.n)
 
         yield progress
-
-
-def gather(mine: dict[int, T]) -> dict[int, T]:
-    """Results by index of all ranks, on every rank."""
-    if not torch.distributed.is_initialized():
-        return mine
-    parts: list[dict[int, T]] = [{}] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, mine)
-    return {index: result for part in parts for index, result in part.items()}

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 
+from callbacks.blocks import Outcome, grouped
 from callbacks.evaluator import Evaluator
 from datamodules.base import ExampleDataset
 from unifluid.decoding import ImageSampling, generate_images
@@ -54,7 +55,7 @@ class GenEval(Evaluator):
         self.detector, self.colours = detector, colours
         self.n, self.images_per_prompt, self.tags = n, images_per_prompt, tuple(tags)
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Find the prompts before anything else runs. Raises ValueError where there is none of a tag."""
         missing, self._chosen = Counter(dict.fromkeys(self.tags, self.n)), list[int]()
         for i in range(min(len(self.dataset), SEARCH * self.n)):
@@ -67,17 +68,21 @@ class GenEval(Evaluator):
         if absent:
             raise ValueError(f"{self.prefix}: no {', '.join(absent)} prompt in its data set: set tags to what it has")
 
-    def items(self) -> list[Example]:
-        return [example for i in self._chosen for example in [self.dataset[i]] * self.images_per_prompt]
+    @property
+    def size(self) -> int:
+        return len(self._chosen) * self.images_per_prompt
 
-    def group(self, item: Example) -> str:
-        return item.meta["tag"]
+    def item(self, index: int) -> Example:
+        return self.dataset[self._chosen[index // self.images_per_prompt]]
 
     def judge(
         self, module: L.LightningModule, items: list[Example], indices: list[int], progress: Progress
-    ) -> list[bool]:
+    ) -> list[Outcome]:
         images = generate_images(module.model, module.formatter, items, self.sampling, self.seed, indices, progress)
-        return [score_image(image, e.meta, self.detector, self.colours) for image, e in zip(images, items, strict=True)]
+        verdicts = [
+            score_image(image, e.meta, self.detector, self.colours) for image, e in zip(images, items, strict=True)
+        ]
+        return [{"tag": item.meta["tag"], "right": right} for item, right in zip(items, verdicts, strict=True)]
 
-    def summary(self, groups: dict[str, list[bool]]) -> dict[str, Score]:
-        return summary(groups)
+    def summary(self, outcomes: list[Outcome]) -> dict[str, Score]:
+        return summary(grouped(outcomes, "tag", "right"))

@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from callbacks.blocks import Outcome
 from callbacks.evaluator import Evaluator
 from callbacks.geneval import DEFAULT_SAMPLING
 from datamodules.base import ExampleDataset
@@ -19,7 +20,6 @@ from unifluid.evaluation.scores import Score
 from unifluid.interfaces import FeatureExtractor
 from unifluid.sequence import Example
 
-Outcome = tuple[str, Tensor, Tensor]  # the label asked for, features (F,) of the picture drawn and of the real one
 CHUNK = 1024  # pictures of the gallery in memory at once
 
 
@@ -60,45 +60,46 @@ class Resemblance(Evaluator):
         self.gallery, self.features, self.label = gallery, features, label
         self._gallery: tuple[list[str], Tensor] | None = None
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """What would stop the evaluation should stop the run before it starts."""
+    def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.features.load()
         for dataset in (self.dataset, self.gallery):
             if dataset.task != "generate" or self.label not in dataset[0].meta:
                 raise ValueError(f"{self.prefix}: its data sets need task generate and a meta field {self.label!r}")
 
-    def items(self) -> list[Example]:
-        return [self.dataset[i] for i in range(self.n)]
+    @property
+    def size(self) -> int:
+        return self.n
 
-    def group(self, item: Example) -> str:
-        return self.label
+    def item(self, index: int) -> Example:
+        return self.dataset[index]
 
     def judge(
         self, module: L.LightningModule, items: list[Example], indices: list[int], progress: Progress
     ) -> list[Outcome]:
-        if self._gallery is None:
-            self._gallery = self._read_gallery(module.device)
         images = generate_images(module.model, module.formatter, items, self.sampling, self.seed, indices, progress)
         drawn = self.features.extract(images, module.device)
         real = self.features.extract([item.target for item in items], module.device)
-        return [(item.meta[self.label], *pair) for item, *pair in zip(items, drawn, real, strict=True)]
+        labels = [item.meta[self.label] for item in items]
+        return [{"label": n, "drawn": d, "real": r} for n, d, r in zip(labels, drawn, real, strict=True)]
 
-    def summary(self, groups: dict[str, list[Outcome]]) -> dict[str, Score]:
-        asked, drawn, real = zip(*groups[self.label], strict=True)
+    def summary(self, outcomes: list[Outcome]) -> dict[str, Score]:
+        if self._gallery is None:
+            self._gallery = self._read_gallery()
         labels, gallery = self._gallery
-        scores = {}
-        for suffix, features in (("", torch.stack(drawn)), ("_real", torch.stack(real))):
+        asked, scores = [outcome["label"] for outcome in outcomes], {}
+        for suffix, name in (("", "drawn"), ("_real", "real")):
+            features = torch.stack([outcome[name] for outcome in outcomes])
             found = (labels[i] for i in nearest(features, gallery).tolist())
             distance = frechet_distance(Normal.of(features), Normal.of(gallery))
             scores[self.label + suffix] = Score.of(a == b for a, b in zip(asked, found, strict=True))
             scores[f"frechet/{self.features.name}{suffix}"] = Score(distance, len(features))
         return scores
 
-    def _read_gallery(self, device: torch.device) -> tuple[list[str], Tensor]:
+    def _read_gallery(self) -> tuple[list[str], Tensor]:
         """Labels and features (N, F) of the gallery, which never change."""
         labels, features = [], []
         for start in range(0, len(self.gallery), CHUNK):
             examples = [self.gallery[i] for i in range(start, min(start + CHUNK, len(self.gallery)))]
             labels += [example.meta[self.label] for example in examples]
-            features.append(self.features.extract([example.target for example in examples], device))
+            features.append(self.features.extract([example.target for example in examples], self.device))
         return labels, torch.cat(features)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import lightning as L
-import numpy as np
-from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image
 
 from callbacks.ema import Weights, live_weights
 from callbacks.evaluator import progress_bar, trained_precision
 from callbacks.geneval import DEFAULT_SAMPLING
 from callbacks.schedule import Scheduled, Stage
-from callbacks.sheet import ACCENT, FAINT, Cell, Line, Section, draw_sheet
+from callbacks.sheet import ACCENT, FAINT, Cell, Line, Section, publish_sheet
 from callbacks.understanding import GREEDY
 from datamodules.base import ExampleDataset
 from unifluid.decoding import ImageSampling, TextSampling, generate_images, generate_text
@@ -69,12 +65,7 @@ class SampleGrid(Scheduled):
     def draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         with trained_precision(trainer), progress_bar(trainer, "samples") as progress:
             sections = [self.section(module, dataset, progress) for dataset in self.datasets]
-        sheet = draw_sheet(sections)
-        save(sheet, Path(trainer.default_root_dir) / FILE)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("samples", np.asarray(sheet), self.step, dataformats="HWC")
-                logger.experiment.add_text("samples", as_markdown(sections), self.step)
+        publish_sheet(trainer, "samples", sections, Path(trainer.default_root_dir) / FILE, self.step)
 
     def section(self, module: L.LightningModule, dataset: ExampleDataset, progress: Progress) -> Section:
         """The model's results on the first examples of one data set."""
@@ -93,22 +84,3 @@ class SampleGrid(Scheduled):
                 lines.append(Line(f"data: {example.response}", ACCENT))
             cells.append(Cell(list(example.images), lines))
         return Section(title, cells)
-
-
-def save(image: Image.Image, path: Path) -> None:
-    """As PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    image.save(partial, format="PNG")
-    os.replace(partial, path)
-
-
-def as_markdown(sections: list[Section]) -> str:
-    """The words of all cells, for TensorBoard."""
-    parts = []
-    for section in sections:
-        rows = ["<br>".join(line.text.replace("|", "\\|") for line in cell.lines) for cell in section.cells]
-        parts.append(
-            "\n".join([f"| | {section.title} |", "|---|---|", *(f"| {i} | {row} |" for i, row in enumerate(rows))])
-        )
-    return "\n\n".join(parts)

@@ -1,4 +1,4 @@
-"""When a callback runs: every so many optimizer steps, at the end of training, in validate and test."""
+"""When a callback runs: every so many optimizer steps or epochs, at the start, at the end, in validate and test."""
 
 from __future__ import annotations
 
@@ -19,12 +19,21 @@ class Scheduled(L.Callback, ABC):
     Args:
         every: optimizer steps between runs; None for none during training.
         at_end: run at the end of training, unless that very step was due anyway.
+        every_epochs: epochs between runs; None for none.
+        at_start: run before the first step of a fresh run.
     """
 
-    def __init__(self, every: int | None = None, at_end: bool = True):
-        if every is not None and every < 1:
-            raise ValueError(f"{type(self).__name__}.every must be at least 1 step, or null for never, got {every}")
-        self.every, self.at_end = every, at_end
+    def __init__(
+        self,
+        every: int | None = None,
+        at_end: bool = True,
+        every_epochs: int | None = None,
+        at_start: bool = False,
+    ):
+        for name, value in (("every", every), ("every_epochs", every_epochs)):
+            if value is not None and value < 1:
+                raise ValueError(f"{type(self).__name__}.{name} must be at least 1, or null for never, got {value}")
+        self.every, self.at_end, self.every_epochs, self.at_start = every, at_end, every_epochs, at_start
         self.step = 0  # optimizer steps the weights have had
         self.seconds = 0.0  # spent in `run`, which is no training time
         self._last: int | None = None
@@ -35,12 +44,19 @@ class Scheduled(L.Callback, ABC):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step, self._last = trainer.global_step, None
+        if self.at_start and self.step == 0:
+            self._timed_run(trainer, pl_module, "fit")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if trainer.global_step == self.step:  # gradients still accumulate
             return
         self.step = trainer.global_step
         if self.every and self.step % self.every == 0:
+            self._timed_run(trainer, pl_module, "fit")
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        due = self.every_epochs and (trainer.current_epoch + 1) % self.every_epochs == 0
+        if due and self._last != self.step:
             self._timed_run(trainer, pl_module, "fit")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
+import lightning as L
 import numpy as np
+from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -38,6 +42,16 @@ class Cell:
 class Section:
     title: str
     cells: list[Cell]
+
+
+def publish_sheet(trainer: L.Trainer, name: str, sections: list[Section], path: Path, step: int) -> None:
+    """The sheet into the file `path`, and to TensorBoard with the words as a table. On one rank."""
+    sheet = draw_sheet(sections)
+    save(sheet, path)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, np.asarray(sheet), step, dataformats="HWC")
+            logger.experiment.add_text(name, as_markdown(sections), step)
 
 
 def draw_sheet(sections: list[Section], width: int = WIDTH) -> Image.Image:
@@ -121,3 +135,22 @@ def _wrap(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeF
         else:
             line = longer
     return [*lines, line]
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """As PNG, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    image.save(partial, format="PNG")
+    os.replace(partial, path)
+
+
+def as_markdown(sections: list[Section]) -> str:
+    """The words of all cells, for TensorBoard."""
+    parts = []
+    for section in sections:
+        rows = ["<br>".join(line.text.replace("|", "\\|") for line in cell.lines) for cell in section.cells]
+        parts.append(
+            "\n".join([f"| | {section.title} |", "|---|---|", *(f"| {i} | {row} |" for i, row in enumerate(rows))])
+        )
+    return "\n\n".join(parts)

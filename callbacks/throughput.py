@@ -11,8 +11,8 @@ import torch
 from torch.optim import Optimizer
 
 from callbacks.guards import gradient_norm
+from callbacks.records import merge_scores
 from callbacks.schedule import Scheduled
-from callbacks.scores import merge_scores
 from unifluid.sequence import Batch
 
 

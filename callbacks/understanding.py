@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import lightning as L
 
+from callbacks.blocks import Outcome, grouped
 from callbacks.evaluator import Evaluator
 from datamodules.base import ExampleDataset
 from unifluid.decoding import TextSampling, generate_text
@@ -34,21 +35,25 @@ class TextAccuracy(Evaluator):
             raise ValueError(f"{type(self).__name__}.n is {n}, but its data set has {len(dataset)} examples")
         self.n = n
 
-    def items(self) -> list[Example]:
-        return [self.dataset[i] for i in range(self.n)]
+    @property
+    def size(self) -> int:
+        return self.n
 
-    def group(self, item: Example) -> str:
-        return item.meta.get("kind", self.total)
+    def item(self, index: int) -> Example:
+        return self.dataset[index]
 
     def judge(
         self, module: L.LightningModule, items: list[Example], indices: list[int], progress: Progress
-    ) -> list[bool]:
+    ) -> list[Outcome]:
         texts = generate_text(module.model, module.formatter, items, self.sampling, self.seed, indices, progress)
-        return [self.dataset.score_text(item, text) for item, text in zip(items, texts, strict=True)]
+        return [
+            {"kind": item.meta.get("kind", self.total), "right": self.dataset.score_text(item, text)}
+            for item, text in zip(items, texts, strict=True)
+        ]
 
-    def summary(self, groups: dict[str, list[bool]]) -> dict[str, Score]:
-        every = [right for outcomes in groups.values() for right in outcomes]
-        return {name: Score.of(outcomes) for name, outcomes in (groups | {self.total: every}).items()}
+    def summary(self, outcomes: list[Outcome]) -> dict[str, Score]:
+        groups = grouped(outcomes, "kind", "right") | {self.total: [outcome["right"] for outcome in outcomes]}
+        return {name: Score.of(right) for name, right in groups.items()}
 
 
 class CaptionAccuracy(TextAccuracy):

@@ -59,7 +59,7 @@ def test_callbacks_from_yaml():
     assert (ema.decay, ema.every, throughput.every) == (0.999, 1, 20)
     assert (captions.prefix, captions.n, captions.every, captions.at_end) == ("captions", 300, 1000, True)
     assert isinstance(captions.dataset, Shapes) and captions.sampling == TextSampling()
-    assert (questions.prefix, questions.sampling) == ("qa_raw", TextSampling(beams=2))
+    assert (questions.weights, questions.sampling) == ("raw", TextSampling(beams=2))
     assert geneval.sampling == ImageSampling(steps=25, guidance=3.0) and not geneval.at_end
     assert (geneval.prefix, geneval.tags) == ("compositional", ("colors", "color_attr"))
     assert [dataset.task for dataset in grid.datasets] == ["generate", "edit"] and grid.n == 16

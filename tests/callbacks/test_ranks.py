@@ -24,8 +24,8 @@ answers = Shapes("answer", split="val")
 
 class Scripted(QuestionAccuracy):  # right where the index is a multiple of three
     def judge(self, module, items, indices, progress):
-        super().judge(module, items, indices, progress)
-        return [i % 3 == 0 for i in indices]
+        outcomes = super().judge(module, items, indices, progress)
+        return [{**outcome, "right": i % 3 == 0} for i, outcome in zip(indices, outcomes)]
 
 class Poison(L.Callback):  # an infinite loss on the last rank alone
     def on_before_backward(self, trainer, module, loss):
@@ -33,7 +33,7 @@ class Poison(L.Callback):  # an infinite loss on the last rank alone
             guard._losses.append(torch.tensor(float("inf")))
 
 guard = NonFiniteGuard()
-scripted = Scripted(answers, n=19, sampling=TextSampling(max_tokens=2))
+scripted = Scripted(answers, n=19, sampling=TextSampling(max_tokens=2, batch_size=4))
 one = CaptionAccuracy(Shapes("caption"), n=1)  # fewer examples than ranks
 trainer = L.Trainer(
     accelerator="cpu", devices=world, strategy=FSDP2() if strategy == "fsdp2" else strategy, max_steps=3,

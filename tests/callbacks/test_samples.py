@@ -7,8 +7,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toy import make_data, make_module, make_trainer
 
 from callbacks.ema import EMA
-from callbacks.samples import SampleGrid, as_markdown
-from callbacks.sheet import ACCENT, INK, Cell, Line, Section, draw_sheet
+from callbacks.samples import SampleGrid
+from callbacks.sheet import ACCENT, INK, Cell, Line, Section, as_markdown, draw_sheet
 from datamodules.shapes import Shapes
 from unifluid.decoding import ImageSampling, generate_images
 from unifluid.sequence import TASKS

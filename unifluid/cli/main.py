@@ -23,6 +23,7 @@ COMMANDS = {  # name: (module with `run(command, args)`, what it does)
     "edit": ("sample", "change pictures by instructions"),
     "reconstruct": ("reconstruct", "check an image tokenizer: pictures encoded and decoded, with PSNR"),
     "plan": ("plan", "parameters, FLOPs, memory and hours of a run, before it starts"),
+    "score": ("score", "score pictures, captions or answers in files, whoever made them"),
     "export": ("export", "write a checkpoint as safetensors and config"),
     "data": ("data", "make, check, shard and cache data sets"),
 }

@@ -28,17 +28,34 @@ class Score:
         return cls(hits / n, n, *wilson(hits, n))
 
     @classmethod
+    def of_values(cls, values: Iterable[float]) -> Score:
+        """Mean of values, with the interval of a mean of independent ones; a single value has none.
+
+        Raises ValueError where there are none.
+        """
+        values = list(values)
+        if not values:
+            raise ValueError("a score needs at least one value, got none")
+        n, mean = len(values), math.fsum(values) / len(values)
+        if n == 1:
+            return cls(mean, n)
+        half = Z * math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
+        return cls(mean, n, mean - half, mean + half)
+
+    @classmethod
     def mean(cls, parts: Sequence[Score]) -> Score:
-        """Unweighted mean of independent scores.
+        """Unweighted mean of independent scores; without an interval where one of them has none.
 
         Interval by MOVER (Zou & Donner 2008): the parts' distances to their own limits, added in quadrature.
         """
         if not parts:
             raise ValueError("a mean needs at least one score, got none")
-        k, value = len(parts), math.fsum(part.value for part in parts) / len(parts)
+        k, value, n = len(parts), math.fsum(part.value for part in parts) / len(parts), sum(part.n for part in parts)
+        if any(part.low is None for part in parts):
+            return cls(value, n)
         below = math.hypot(*(part.value - part.low for part in parts)) / k
         above = math.hypot(*(part.high - part.value for part in parts)) / k
-        return cls(value, sum(part.n for part in parts), value - below, value + above)
+        return cls(value, n, value - below, value + above)
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
