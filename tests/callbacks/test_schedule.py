@@ -60,3 +60,14 @@ def test_time_is_counted_and_arguments_checked(tmp_path):
     assert note.seconds > 0
     with pytest.raises(ValueError, match="every"):
         Note(0)
+
+
+def test_at_the_start_and_by_epochs(tmp_path):
+    note = Note(every_epochs=2, at_start=True, at_end=False)
+    make_trainer(tmp_path, note, LastCheckpoint(), steps=10, limit_train_batches=2).fit(Toy(), batches())
+    assert note.runs == [("fit", step) for step in (0, 4, 8)]
+    note = Note(every=4, every_epochs=1, at_start=True)  # a step that is due twice is run once; a resumed run has begun
+    make_trainer(tmp_path, note, steps=14, limit_train_batches=2).fit(
+        Toy(), batches(), ckpt_path=tmp_path / "last.ckpt"
+    )
+    assert note.runs == [("fit", step) for step in (12, 14)]
