@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unifluid import __version__, storage
-from unifluid.configs import ALLOWED, Config, build, describe, difference
+from unifluid.configs import ALLOWED, Config, build, describe, difference, parts
 from unifluid.interfaces import TextTokenizer
 from unifluid.paligemma import is_paligemma, read_paligemma
 
@@ -64,6 +64,12 @@ def read(path: str | Path, weights: Weights | None = None) -> Stored:
     if weights not in (None, stored.weights):
         raise ValueError(f"{path}: holds {stored.weights} weights only, but {weights} were asked for")
     return stored
+
+
+def read_config(path: str | Path) -> Config:
+    """The config of the model in a checkpoint file, without its weights. Raises FileNotFoundError or ValueError."""
+    skip = ("optimizer_states", "state_dict", "ema")
+    return _stored_config(storage.load(path, mmap=True, skip=skip), path)
 
 
 def _read_checkpoint(path: Path, weights: Weights | None) -> Stored:
@@ -116,12 +122,20 @@ def pack_model(checkpoint: dict[str, Any], module: L.LightningModule, tokenizer:
         checkpoint["tokenizer"] = torch.tensor(list(tokenizer.state()), dtype=torch.uint8)
 
 
-def unpack_model(checkpoint: dict[str, Any], module: L.LightningModule, tokenizer: TextTokenizer | None = None) -> None:
+def unpack_model(
+    checkpoint: dict[str, Any],
+    module: L.LightningModule,
+    tokenizer: TextTokenizer | None = None,
+    parts_only: bool = False,
+) -> None:
     """For the `on_load_checkpoint` of a module about to go on from `checkpoint`: restores the tokenizer.
 
-    Raises ValueError naming the first setting in which the two differ; Lightning alone would say nothing.
+    Raises ValueError naming the first setting in which the two differ; Lightning alone would say nothing. An evaluation
+    compares what the weights belong to (`parts_only`): the parts of the model, not how they were trained.
     """
     here, there = describe(module), _stored_config(checkpoint, "the checkpoint")
+    if parts_only:
+        here, there = ({**config, "init_args": parts(config)} for config in (here, there))
     for name in FREE:
         here["init_args"].pop(name, None)
         there["init_args"].pop(name, None)

@@ -56,6 +56,11 @@ def difference(here: Config, there: Config) -> tuple[str, Any, Any] | None:
     return None
 
 
+def parts(config: Config) -> dict[str, Any]:
+    """The arguments that are parts of the model themselves; how it is optimised is none of them."""
+    return {name: value for name, value in config["init_args"].items() if _is_config(value) and name != "optimization"}
+
+
 def _settings(config: Config, name: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted names, as on the command line but without `init_args`, and their values."""
     yield name, config["class_path"]

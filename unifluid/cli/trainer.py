@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.last import LastCheckpoint
+from unifluid.cli.runs import expand
 from unifluid.configs import ALLOWED
 from unifluid.precision import default_precision
 from unifluid.storage import AtomicCheckpointIO, latest
@@ -49,7 +50,8 @@ class CLI(LightningCLI):
     """One subcommand of LightningCLI, with the kit's way of keeping a run.
 
     A run is the folder `trainer.default_root_dir`: config.yaml, last.ckpt, TensorBoard logs. `fit` goes on from its
-    last.ckpt unless told otherwise; the other commands evaluate it unless given --ckpt_path.
+    last.ckpt unless told otherwise; the other commands evaluate it unless given --ckpt_path. The folder itself may
+    stand for its config (`runs`).
     """
 
     def __init__(self, command: str, args: list[str]):
@@ -191,7 +193,7 @@ def prepare(args: list[str]) -> list[str]:
 
 
 def run(command: str, args: list[str]) -> None:
-    args = prepare(args)
+    args = prepare(expand(command, args))
     for message in EXPECTED:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(no_advertisement)

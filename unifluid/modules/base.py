@@ -28,4 +28,5 @@ class Trainable(Recorded, L.LightningModule):
         pack_model(checkpoint, self, self.text_tokenizer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        unpack_model(checkpoint, self, self.text_tokenizer)
+        evaluating = self._trainer is not None and not self.trainer.training
+        unpack_model(checkpoint, self, self.text_tokenizer, parts_only=evaluating)

@@ -1,0 +1,78 @@
+"""A run's folder stands for its settings; an evaluation takes the model from a checkpoint where none is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from cli.runs import TINY, error_line, fit_arguments
+
+from unifluid.cli.main import main
+
+TRUST = ["--allow-module", "tiny"]
+SCORE = """
+trainer:
+  accelerator: cpu
+  default_root_dir: {folder}
+  enable_progress_bar: false
+  limit_test_batches: 1
+  callbacks:
+    - class_path: callbacks.QuestionAccuracy
+      init_args: {{n: 4, dataset: &answers {{class_path: datamodules.shapes.Shapes, init_args: {{task: answer}}}}}}
+model: {{init_args: {{lam: 0.7, max_prefix: 9, optimization: {{class_path: unifluid.optimization.Muon}}}}}}
+data:
+  class_path: datamodules.Mixture
+  init_args:
+    streams: {{answer: {{rows: 2, dataset: *answers}}}}
+    validation: {{answer: *answers}}
+    validation_examples: 4
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run with a flag of its own and a score."""
+    folder = tmp_path_factory.mktemp("run")
+    callback = {"class_path": "callbacks.QuestionAccuracy", "init_args": {"n": 4, "dataset": shapes()}}
+    (folder / "score.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback], "limit_test_batches": 1}}))
+    assert main(fit_arguments(folder, "--config", f"{folder}/score.yaml", "--model.init_args.lam=0.3")) == 0
+    return folder
+
+
+def shapes():
+    return {"class_path": "datamodules.shapes.Shapes", "init_args": {"task": "answer"}}
+
+
+def test_a_folder_stands_for_its_settings(run, capsys):
+    before = json.loads((run / "scores.json").read_text())
+    assert main(["test", str(run), *TRUST]) == 0
+    assert json.loads((run / "scores.json").read_text()) == before
+    assert main(["fit", str(run), *TRUST, "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out.partition("trainer:")[2].join(["trainer:", ""]))
+    assert config["trainer"]["default_root_dir"] == str(run) and config["model"]["init_args"]["lam"] == 0.3
+
+
+def test_a_checkpoint_brings_its_model(run, tmp_path):
+    (tmp_path / "other.yaml").write_text(SCORE.format(folder=tmp_path))
+    arguments = ["--config", f"{tmp_path}/other.yaml", "--ckpt_path", f"{run}/last.ckpt", *TRUST]
+    assert main(["test", *arguments]) == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["n/qa/accuracy"] == 4 and scores["step/qa"] == 6
+
+
+def test_what_the_weights_belong_to_is_compared(run, capsys):
+    wide = ["--model.init_args.backbone.init_args.width=64"]
+    line = error_line(capsys, "test", run, *TRUST, *wide)
+    assert "model.backbone.width is 64 here but 32 in the checkpoint" in line
+    assert main(["test", str(run), *TRUST, "--model.init_args.lam=0.9", "--model.init_args.copies=3"]) == 0
+    again = ["fit", run, *TRUST, "--model.init_args.lam=0.9", "--trainer.max_steps=9"]
+    assert "model.lam is 0.9 here but 0.3" in error_line(capsys, *again)
+
+
+def test_mistakes(run, tmp_path, capsys):
+    assert error_line(capsys, "test", tmp_path).startswith(f"{tmp_path}: no run, it holds no config.yaml: give")
+    (tmp_path / "other.yaml").write_text(SCORE.format(folder=tmp_path))
+    alone = ["test", "--config", tmp_path / "other.yaml", *TRUST]
+    assert error_line(capsys, *alone).startswith("test: no model is named: give --ckpt_path")
+    assert "no such checkpoint" in error_line(capsys, *alone, "--ckpt_path", tmp_path / "none.ckpt").lower()
+    assert "damaged or not a checkpoint" in error_line(capsys, *alone, "--ckpt_path", TINY)
