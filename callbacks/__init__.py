@@ -2,6 +2,7 @@
 
 from callbacks.ema import EMA
 from callbacks.features import EncoderFeatures
+from callbacks.fid import FID
 from callbacks.geneval import GenEval
 from callbacks.guards import NonFiniteGuard
 from callbacks.last import LastCheckpoint
@@ -13,6 +14,7 @@ from callbacks.understanding import CaptionAccuracy, QuestionAccuracy
 
 __all__ = [
     "EMA",
+    "FID",
     "CaptionAccuracy",
     "EncoderFeatures",
     "GenEval",

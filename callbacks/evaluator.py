@@ -168,6 +168,23 @@ class Evaluator(Scheduled):
                 progress(done, total)
 
 
+class FirstItems(Evaluator):
+    """An evaluator of the first `n` examples of its data set; null for all of them."""
+
+    def __init__(self, dataset: ExampleDataset, prefix: str, sampling: Any, n: int | None = None, **kwargs: Any):
+        super().__init__(dataset, prefix, sampling, **kwargs)
+        if n is not None and not 1 <= n <= len(dataset):
+            raise ValueError(f"{type(self).__name__}.n is {n}, but its data set has {len(dataset)} examples")
+        self.n = len(dataset) if n is None else n
+
+    @property
+    def size(self) -> int:
+        return self.n
+
+    def item(self, index: int) -> Example:
+        return self.dataset[index]
+
+
 @contextmanager
 def trained_precision(trainer: L.Trainer) -> Iterator[None]:
     """The trainer's precision. Lightning casts weights at every call; weights that do not change are cast once here."""

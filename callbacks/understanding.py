@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import lightning as L
 
 from callbacks.blocks import Outcome, grouped
-from callbacks.evaluator import Evaluator
+from callbacks.evaluator import FirstItems
 from datamodules.base import ExampleDataset
 from unifluid.decoding import TextSampling, generate_text
 from unifluid.decoding.prefix import Progress
@@ -17,7 +17,7 @@ from unifluid.sequence import Example
 GREEDY = TextSampling()
 
 
-class TextAccuracy(Evaluator):
+class TextAccuracy(FirstItems):
     """Share of texts that `dataset.score_text` finds right: the total and, where examples have one, by `meta["kind"]`.
 
     Args:
@@ -28,19 +28,9 @@ class TextAccuracy(Evaluator):
     total: ClassVar[str]
 
     def __init__(
-        self, dataset: ExampleDataset, prefix: str, n: int = 500, sampling: TextSampling = GREEDY, **kwargs: Any
+        self, dataset: ExampleDataset, prefix: str, n: int | None = 500, sampling: TextSampling = GREEDY, **kwargs: Any
     ):
-        super().__init__(dataset, prefix, sampling, **kwargs)
-        if not 1 <= n <= len(dataset):
-            raise ValueError(f"{type(self).__name__}.n is {n}, but its data set has {len(dataset)} examples")
-        self.n = n
-
-    @property
-    def size(self) -> int:
-        return self.n
-
-    def item(self, index: int) -> Example:
-        return self.dataset[index]
+        super().__init__(dataset, prefix, sampling, n, **kwargs)
 
     def judge(
         self, module: L.LightningModule, items: list[Example], indices: list[int], progress: Progress

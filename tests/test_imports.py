@@ -40,7 +40,7 @@ ROOMS = {
     "unifluid.sharding": ((*MATHS, "unifluid.shards", "unifluid.storage", "unifluid.model"), ("torch", "lightning")),
     "unifluid.modules": ((*MATHS, *STORES, *TRAINING, "unifluid.sharding"), ("torch", "lightning")),
     "unifluid.costs": ((*MATHS, "unifluid.model"), ("torch",)),
-    "unifluid.evaluation": (MATHS, ANY),
+    "unifluid.evaluation": ((*MATHS, "unifluid.weights"), ANY),
     "datamodules": ((*MATHS, "unifluid.configs"), ANY),
     "callbacks": ((*MATHS, *STORES, *SCORING, "unifluid.sharding", "datamodules"), ANY),
     "unifluid.pipeline": (EVERYTHING, ANY),

@@ -242,6 +242,15 @@ class FeatureExtractor(ABC):
 
     name: str
 
+    @property
+    def distance(self) -> str:
+        """What a Fréchet distance on these features is called: FID on one network's only."""
+        return f"frechet/{self.name}"
+
+    def about(self) -> dict[str, Any]:
+        """What else a reader of scores must know of the network."""
+        return {"network": self.name}
+
     @abstractmethod
     def load(self) -> None:
         """Read the weights. Called before anything is drawn; raises OSError or ValueError where they are missing."""

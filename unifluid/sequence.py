@@ -156,6 +156,13 @@ def to_uint8(image: Tensor) -> Tensor:
     return ((image.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def centre_square(image: Tensor, size: int) -> Tensor:
+    """uint8 (3, H, W) -> the largest square in its middle, resized (bilinear, antialiased) to uint8 (3, size, size)."""
+    side = min(image.shape[-2:])
+    top, left = ((length - side) // 2 for length in image.shape[-2:])
+    return to_uint8(to_unit(image[:, top : top + side, left : left + side], size))
+
+
 def make_order(order: Order, n: int, generator: torch.Generator) -> Tensor:
     """A permutation (N,): drawn, row-major, or the one given."""
     if isinstance(order, list):

@@ -103,7 +103,7 @@ def test_what_would_stop_it_stops_the_run_first(tmp_path, draw):
         scores_of(tmp_path, EncoderFeatures(tmp_path / "gone.ckpt"))
     with pytest.raises(ValueError, match="need task generate and a meta field 'kind'"):
         scores_of(tmp_path, label="kind")
-    with pytest.raises(ValueError, match="n must be from 2 to the 16 examples"):
+    with pytest.raises(ValueError, match="n is 17, but its data set has 16 examples"):
         scores_of(tmp_path, n=17)
     assert calls == []
 

@@ -1,0 +1,62 @@
+"""`score fid`: folders of images, whoever made them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from cli.runs import error_line
+from PIL import Image
+
+from unifluid.cli.main import main
+from unifluid.evaluation.features import EfficientNetLite0
+from unifluid.evaluation.frechet import Normal, frechet_distance
+
+LITE = ["--features=unifluid.evaluation.features.EfficientNetLite0", "--features.image_size=32"]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, n, shape in (("drawn", 5, (24, 24)), ("real", 6, (30, 40))):
+        (tmp_path / name).mkdir()
+        for i in range(n):
+            Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8)).save(tmp_path / name / f"{i}.png")
+    return tmp_path
+
+
+def test_a_folder_beside_a_folder_and_its_statistics(folders, capsys):
+    drawn, real, out = folders / "drawn", folders / "real", folders / "scores.json"
+    ask = ["score", "fid", "--images", str(drawn), *LITE, "--out", str(out)]
+    assert main([*ask, "--reference", str(real), "--keep-statistics", str(folders / "s.npz"), "--kid"]) == 0
+    scores = json.loads(out.read_text())
+    assert (
+        {"frechet/efficientnet_lite0", "kid"} <= scores.keys() and scores["n/kid"] == 5 and scores["reference_n"] == 6
+    )
+    assert main([*ask, "--reference", str(folders / "s.npz"), "--batch-size", "2"]) == 0
+    again = json.loads(out.read_text())
+    assert again["frechet/efficientnet_lite0"] == pytest.approx(scores["frechet/efficientnet_lite0"], rel=1e-6)
+    images = [torch.from_numpy(np.array(Image.open(drawn / f"{i}.png"))).permute(2, 0, 1) for i in range(5)]
+    features = EfficientNetLite0(image_size=32).extract(images, torch.device("cpu"))
+    with np.load(folders / "s.npz") as kept:
+        other = Normal(torch.from_numpy(kept["mu"]), torch.from_numpy(kept["sigma"]), 6)
+    expected = frechet_distance(Normal.of(features), other)
+    assert scores["frechet/efficientnet_lite0"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_mistakes(folders, capsys, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(folders))
+    drawn, real = folders / "drawn", folders / "real"
+    ask = ["score", "fid", "--images", drawn, "--reference"]
+    assert "weights-inception-2015-12-05-6726825d.pth" in error_line(capsys, *ask, real)
+    assert "no such folder of images" in error_line(capsys, *ask, folders / "none", *LITE)
+    (folders / "empty").mkdir()
+    assert "0 images" in error_line(capsys, *ask, folders / "empty", *LITE)
+    assert "--inception-score needs the features of Inception" in error_line(
+        capsys, *ask, real, *LITE, "--inception-score"
+    )
+    (folders / "s.npz").write_bytes(b"no")
+    assert "s.npz: no statistics of features" in error_line(capsys, *ask, folders / "s.npz", *LITE)
+    Image.new("RGB", (9, 9)).save(drawn / "small.png")
+    assert "small.png is 9x9, others are not" in error_line(capsys, *ask, real, *LITE)
+    assert "no score 'fud', there are: fid" in error_line(capsys, "score", "fud")
