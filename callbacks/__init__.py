@@ -1,5 +1,7 @@
 """What runs beside training: moving averages, guards, measurements, sample pictures and scheduled evaluation."""
 
+from callbacks.answers import AnswerScore
+from callbacks.cider import CIDEr
 from callbacks.ema import EMA
 from callbacks.features import EncoderFeatures
 from callbacks.fid import FID
@@ -13,6 +15,8 @@ from callbacks.throughput import Throughput, TrainSeconds
 from callbacks.understanding import CaptionAccuracy, QuestionAccuracy
 
 __all__ = [
+    "AnswerScore",
+    "CIDEr",
     "EMA",
     "FID",
     "CaptionAccuracy",

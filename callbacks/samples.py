@@ -11,7 +11,7 @@ from callbacks.evaluator import progress_bar, trained_precision
 from callbacks.geneval import DEFAULT_SAMPLING
 from callbacks.schedule import Scheduled, Stage
 from callbacks.sheet import ACCENT, FAINT, Cell, Line, Section, publish_sheet
-from callbacks.understanding import GREEDY
+from callbacks.texts import GREEDY
 from datamodules.base import ExampleDataset
 from unifluid.decoding import ImageSampling, TextSampling, generate_images, generate_text
 from unifluid.decoding.prefix import Progress

@@ -1,45 +1,31 @@
-"""Captions and answers, judged by the data set they come from."""
+"""Captions and answers, judged right or wrong by the data set they come from."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import lightning as L
-
 from callbacks.blocks import Outcome, grouped
-from callbacks.evaluator import FirstItems
+from callbacks.texts import TextEvaluator
 from datamodules.base import ExampleDataset
-from unifluid.decoding import TextSampling, generate_text
-from unifluid.decoding.prefix import Progress
 from unifluid.evaluation.scores import Score
 from unifluid.sequence import Example
 
-GREEDY = TextSampling()
 
-
-class TextAccuracy(FirstItems):
+class TextAccuracy(TextEvaluator):
     """Share of texts that `dataset.score_text` finds right: the total and, where examples have one, by `meta["kind"]`.
 
     Args:
-        n: examples to judge, from the first.
-        sampling: how text is written; greedy by default.
+        n: examples to judge, from the first; null for all.
+        dataset, sampling, prefix, seed, weights, show, every, at_end, …: see `TextEvaluator` and `Evaluator`.
     """
 
     total: ClassVar[str]
 
-    def __init__(
-        self, dataset: ExampleDataset, prefix: str, n: int | None = 500, sampling: TextSampling = GREEDY, **kwargs: Any
-    ):
-        super().__init__(dataset, prefix, sampling, n, **kwargs)
+    def __init__(self, dataset: ExampleDataset, prefix: str, n: int | None = 500, **kwargs: Any):
+        super().__init__(dataset, prefix, n, **kwargs)
 
-    def judge(
-        self, module: L.LightningModule, items: list[Example], indices: list[int], progress: Progress
-    ) -> list[Outcome]:
-        texts = generate_text(module.model, module.formatter, items, self.sampling, self.seed, indices, progress)
-        return [
-            {"kind": item.meta.get("kind", self.total), "right": self.dataset.score_text(item, text)}
-            for item, text in zip(items, texts, strict=True)
-        ]
+    def judge_text(self, item: Example, text: str) -> Outcome:
+        return {"kind": item.meta.get("kind", self.total), "right": self.dataset.score_text(item, text)}
 
     def summary(self, outcomes: list[Outcome]) -> dict[str, Score]:
         groups = grouped(outcomes, "kind", "right") | {self.total: [outcome["right"] for outcome in outcomes]}

@@ -63,6 +63,14 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     os.replace(partial, path)
 
 
+def write_json(path: str | Path, content: Any) -> None:
+    """Write `content` as one JSON file, whole or not at all."""
+    partial = Path(f"{path}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    os.replace(partial, path)
+
+
 def inside(path: Any, name: str) -> str:
     """`path`, if it stays inside the folder. Both separators count, so that a folder means the same everywhere."""
     if not isinstance(path, str):

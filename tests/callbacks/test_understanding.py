@@ -7,7 +7,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy import make_data, make_module, make_trainer
 
-from callbacks import understanding
+from callbacks import texts
 from callbacks.ema import EMA
 from callbacks.last import LastCheckpoint
 from callbacks.understanding import CaptionAccuracy, QuestionAccuracy
@@ -30,7 +30,7 @@ def scripted(monkeypatch):
         progress(len(examples), len(examples))
         return [table.get(i, "") for i in indices]
 
-    monkeypatch.setattr(understanding, "generate_text", generate_text)
+    monkeypatch.setattr(texts, "generate_text", generate_text)
     table["calls"] = calls
     return table
 
@@ -89,12 +89,12 @@ def test_weights_and_names(tmp_path, scripted):
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_checkpoint_scores_as_in_fit(tmp_path, precision):
     """With a real model: the same texts, scores, names and step from `fit` and from `validate`."""
-    texts = []
+    written = []
 
     class Spy(QuestionAccuracy):
         def judge(self, module, items, indices, progress):
             assert torch.is_autocast_enabled("cpu") == (precision == "bf16-mixed")
-            texts.append(understanding.generate_text(module.model, module.formatter, items, self.sampling, 0, indices))
+            written.append(texts.generate_text(module.model, module.formatter, items, self.sampling, 0, indices))
             return super().judge(module, items, indices, progress)
 
     def callbacks():
@@ -106,7 +106,7 @@ def test_a_checkpoint_scores_as_in_fit(tmp_path, precision):
     trainer = make_trainer(tmp_path, *callbacks(), precision=precision, limit_val_batches=1)
     trainer.validate(make_module(), make_data(), ckpt_path=tmp_path / "last.ckpt", verbose=False)
     assert (tmp_path / "scores.json").read_text() == found
-    assert len(set(texts[0])) > 1 and texts[0] == texts[1]
+    assert len(set(written[0])) > 1 and written[0] == written[1]
 
 
 def test_evaluation_does_not_change_training(tmp_path):

@@ -1,0 +1,65 @@
+"""score answers: a file of answers beside the rows they belong to, by the metric of their task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from unifluid.cli.errors import Parser
+
+
+def run(args: list[str]) -> None:
+    parser = Parser("score answers", "Score answers by the metric of their task (unifluid.evaluation.questions).")
+    parser.add_argument("--references", required=True, metavar="FILE", help="rows as `data convert` writes: val.jsonl")
+    parser.add_argument("--results", required=True, metavar="FILE", help='[{"question_id": …, "answer": …}, …]')
+    parser.add_argument("--types", help="field of meta by which scores are given too, with their mean")
+    parser.add_argument("--out", metavar="FILE", help="write the scores as JSON")
+    parser.epilog = "--metric CLASS names the metric, --metric.ARGUMENT its settings"
+    options, rest = parser.parse_known_args(args)
+
+    from unifluid.cli.parts import instantiate, parse
+    from unifluid.cli.score.results import check_ids, read_results, report
+    from unifluid.cli.trainer import prepare
+    from unifluid.evaluation.questions import AnswerMetric
+    from unifluid.evaluation.scores import Score
+
+    metric = instantiate(AnswerMetric, "metric", parse(AnswerMetric, "metric", prepare(rest)))
+    rows = _rows(options.references)
+    answers = read_results(options.results, "question_id", "answer")
+    check_ids(answers, rows, options.results, "question_id")
+    right = {number: metric(answers[number], row["answers"]) for number, row in rows.items()}
+    scores = {"accuracy": Score.of_values(right.values())}
+    if options.types:
+        groups: dict[str, list[float]] = {}
+        for number, row in rows.items():
+            if options.types not in row["meta"]:
+                raise ValueError(f"{options.references}: question_id {number} has no {options.types!r} in its meta")
+            groups.setdefault(str(row["meta"][options.types]), []).append(right[number])
+        by_type = {name: Score.of_values(values) for name, values in sorted(groups.items())}
+        scores |= by_type | {"mean_of_types": Score.mean(list(by_type.values()))}
+    about = {"references": options.references, "results": options.results, "metric": type(metric).__name__}
+    report(scores, len(rows), about, options.out)
+
+
+def _rows(path: str) -> dict[str, dict[str, Any]]:
+    """Rows of task answer by question id. Raises ValueError naming file and line."""
+    from datamodules.formats.jsonl import parse
+    from datamodules.formats.rows import BadRow
+
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file of rows")
+    found: dict[str, dict[str, Any]] = {}
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = parse(line, "answer", str(number)) if line.strip() else None
+            except BadRow as error:
+                raise ValueError(f"{path}:{number}: {error}") from error
+            if row is not None:
+                key = str(row["meta"].get("question_id", row["id"]))
+                if key in found:
+                    raise ValueError(f"{path}:{number}: question_id {key} comes twice")
+                found[key] = row
+    if not found:
+        raise ValueError(f"{path}: no row of task answer")
+    return found
