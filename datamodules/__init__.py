@@ -6,6 +6,7 @@ from datamodules.formats.folder import Folder
 from datamodules.formats.tables import HQEdit, Table, UltraEdit
 from datamodules.formats.vqa import VQA
 from datamodules.formats.webdataset import WebDataset
+from datamodules.geneval_prompts import GenEvalPrompts
 from datamodules.mixture import Mixture, Stream
 from datamodules.moments import CachedMoments
 from datamodules.transforms import CentreCrop, Flips, Moves
@@ -19,6 +20,7 @@ __all__ = [
     "ExampleDataset",
     "Flips",
     "Folder",
+    "GenEvalPrompts",
     "HQEdit",
     "Mixture",
     "Moves",

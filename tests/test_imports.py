@@ -41,7 +41,7 @@ ROOMS = {
     "unifluid.modules": ((*MATHS, *STORES, *TRAINING, "unifluid.sharding"), ("torch", "lightning")),
     "unifluid.costs": ((*MATHS, "unifluid.model"), ("torch",)),
     "unifluid.evaluation": ((*MATHS, "unifluid.weights"), ANY),
-    "datamodules": ((*MATHS, "unifluid.configs"), ANY),
+    "datamodules": ((*MATHS, "unifluid.configs", "unifluid.evaluation.coco"), ANY),
     "callbacks": ((*MATHS, *STORES, *SCORING, "unifluid.sharding", "datamodules"), ANY),
     "unifluid.pipeline": (EVERYTHING, ANY),
     "unifluid.cli": (EVERYTHING, ANY),

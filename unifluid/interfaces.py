@@ -261,16 +261,34 @@ class FeatureExtractor(ABC):
 
 
 class Detector(ABC):
-    """Finds objects in one image, for GenEval."""
+    """Finds objects in images, for GenEval."""
+
+    suffix: str = ""  # of scores' names, where it is not to be taken for a detector of instances
+
+    def load(self) -> None:
+        """Read what it needs. Called before anything is drawn; raises OSError or ValueError where it is missing."""
+
+    def about(self) -> dict[str, Any]:
+        """What a reader of scores must know of it."""
+        return {"detector": type(self).__name__}
 
     @abstractmethod
-    def detect(self, image: Tensor) -> list[Detection]:
-        """Image (3, H, W) uint8 -> detections."""
+    def detect(self, images: Sequence[Tensor], device: torch.device) -> list[list[Detection]]:
+        """Images, each uint8 (3, H, W) -> the detections in each."""
 
 
 class ColourClassifier(ABC):
     """Names the colours of detected objects, for GenEval."""
 
+    suffix: str = ""  # of scores' names, where it is not to be taken for the official one
+
+    def load(self) -> None:
+        """Read what it needs. Called before anything is drawn; raises OSError or ValueError where it is missing."""
+
+    def about(self) -> dict[str, Any]:
+        """What a reader of scores must know of it."""
+        return {"colours": type(self).__name__}
+
     @abstractmethod
-    def colours(self, image: Tensor, detections: list[Detection]) -> list[str]:
+    def colours(self, image: Tensor, detections: list[Detection], device: torch.device) -> list[str]:
         """Image (3, H, W) uint8 and its detections -> one colour name for each."""

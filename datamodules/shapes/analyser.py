@@ -14,11 +14,12 @@ The thresholds were set on clean, blurred and noisy renders against half-erased 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy import ndimage
 from torch import Tensor
 
@@ -163,12 +164,16 @@ def nearest_colour(difference: np.ndarray, background: np.ndarray) -> str | None
 class ShapesAnalyser(Detector, ColourClassifier):
     """Detector and colour classifier for synthetic scenes of any size. What it accepts, it is sure of: score 1."""
 
-    def detect(self, image: Tensor) -> list[Detection]:
-        """Image (3, H, W) uint8, H = W -> things, left to right; attributes: size, colour, x, y, fit."""
-        return self._read(image)[1]
+    def detect(self, images: Sequence[Tensor], device: torch.device) -> list[list[Detection]]:
+        """Images (3, H, W) uint8, H = W -> things, left to right; attributes: size, colour, x, y, fit."""
+        return [self._read(image)[1] for image in images]
 
-    def colours(self, image: Tensor, detections: list[Detection]) -> list[str]:
-        """The palette colours found with the things themselves."""
+    def colours(self, image: Tensor, detections: list[Detection], device: torch.device) -> list[str]:
+        """The palette colours found with the things themselves. Raises ValueError for another's detections."""
+        if any("colour" not in detection.attributes for detection in detections):
+            raise ValueError(
+                "ShapesAnalyser names the colours of what it has found itself: name it as the detector too"
+            )
         return [detection.attributes["colour"] for detection in detections]
 
     def scene(self, image: Tensor) -> Scene | None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unifluid.evaluation import geneval
-from unifluid.evaluation.geneval import TAGS, is_correct, relations, score_image, select, summary
+from unifluid.evaluation.geneval import TAGS, is_correct, relations, score_images, select, summary
 from unifluid.evaluation.scores import Score
 from unifluid.interfaces import ColourClassifier, Detection, Detector
 
@@ -177,16 +177,20 @@ def test_the_cases_notice_any_change_of_a_constant(monkeypatch, constant, value)
 class Painted(Detector, ColourClassifier):
     """Finds one object a channel, as sure as the channel's first pixel / 100, coloured by its second."""
 
-    def detect(self, image):
-        return [found(f"object{c}", image[c, 0, 0].item() / 100) for c in range(3)]
+    def detect(self, images, device):
+        return [[found(f"object{c}", image[c, 0, 0].item() / 100) for c in range(3)] for image in images]
 
-    def colours(self, image, detections):
+    def colours(self, image, detections, device):
         return ["red" if image[int(d.name[-1]), 0, 1] else "blue" for d in detections]
 
 
 def test_an_image_is_scored_by_its_detector_and_classifier():
     image = torch.tensor([[[95, 1]], [[50, 0]], [[20, 1]]], dtype=torch.uint8)
     red = [{"class": "object0", "count": 1, "color": "red"}]
+
+    def score_image(image, metadata, detector, classifier):
+        return score_images([image], [metadata], detector, classifier, torch.device("cpu"))[0][0]
+
     assert score_image(image, {"tag": "colors", "include": red}, Painted(), Painted())
     blue = [{"class": "object1", "count": 1, "color": "blue"}]
     assert score_image(image, {"tag": "color_attr", "include": red + blue}, Painted(), Painted())

@@ -24,6 +24,7 @@ COMMANDS = {  # name: (module with `run(command, args)`, what it does)
     "reconstruct": ("reconstruct", "check an image tokenizer: pictures encoded and decoded, with PSNR"),
     "plan": ("plan", "parameters, FLOPs, memory and hours of a run, before it starts"),
     "score": ("score", "score pictures, captions or answers in files, whoever made them"),
+    "selftest": ("selftest", "try GenEval's judges on pictures whose content is known"),
     "export": ("export", "write a checkpoint as safetensors and config"),
     "data": ("data", "make, check, shard and cache data sets"),
 }

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from unifluid.evaluation.scores import Score
@@ -75,12 +76,23 @@ def is_correct(metadata: Mapping[str, Any], objects: Objects, colours: Colours) 
     return all(len(objects.get(clause["class"], ())) < clause["count"] for clause in metadata.get("exclude", ()))
 
 
-def score_image(
-    image: Tensor, metadata: Mapping[str, Any], detector: Detector, colour_classifier: ColourClassifier
-) -> bool:
-    """Whether an image (3, H, W) uint8 shows what its prompt's metadata asks for."""
-    objects = select(detector.detect(image), metadata["tag"])
-    return is_correct(metadata, objects, lambda found: colour_classifier.colours(image, list(found)))
+def score_images(
+    images: Sequence[Tensor],
+    metadata: Sequence[Mapping[str, Any]],
+    detector: Detector,
+    classifier: ColourClassifier,
+    device: torch.device,
+) -> list[tuple[bool, Objects]]:
+    """Whether each image (3, H, W) uint8 shows what its prompt's metadata asks for, and the detections that counted."""
+    outcomes = []
+    for image, asked, found in zip(images, metadata, detector.detect(images, device), strict=True):
+        objects = select(found, asked["tag"])
+
+        def colours(some: Sequence[Detection], image: Tensor = image) -> list[str]:
+            return classifier.colours(image, list(some), device)
+
+        outcomes.append((is_correct(asked, objects, colours), objects))
+    return outcomes
 
 
 def summary(outcomes: Mapping[str, Sequence[bool]]) -> dict[str, Score]:
