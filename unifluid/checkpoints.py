@@ -66,10 +66,10 @@ def read(path: str | Path, weights: Weights | None = None) -> Stored:
     return stored
 
 
-def read_config(path: str | Path) -> Config:
-    """The config of the model in a checkpoint file, without its weights. Raises FileNotFoundError or ValueError."""
-    skip = ("optimizer_states", "state_dict", "ema")
-    return _stored_config(storage.load(path, mmap=True, skip=skip), path)
+def read_config(path: str | Path) -> tuple[Config, bool]:
+    """The config of the model in a checkpoint file, and whether it has an EMA. Errors as of `read`."""
+    checkpoint = storage.load(path, mmap=True, skip=("optimizer_states", "state_dict", "ema"))
+    return _stored_config(checkpoint, path), bool(checkpoint.get("ema"))
 
 
 def _read_checkpoint(path: Path, weights: Weights | None) -> Stored:

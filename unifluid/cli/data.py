@@ -9,6 +9,7 @@ from unifluid.cli.errors import Parser
 
 KINDS = {
     "emoji": "make a data set of pictures, names, questions and edits from four emoji icon sets",
+    "convert": "rows of a downstream task (OKVQA, TextCaps, …) from its official files",
     "check": "read a data set, or all of a run, and report what will be skipped and why",
     "shard": "write a data set as WebDataset shards",
     "cache": "store the image tokenizer's moments that a run names",
@@ -25,6 +26,10 @@ def run(command: str, args: list[str]) -> None:
         raise ValueError(f"no command data {kind!r}, there are: {', '.join(KINDS)}")
     if kind == "emoji":
         emoji(_emoji_options(rest))
+    elif kind == "convert":
+        from unifluid.cli import convert
+
+        convert.run(rest)
     else:
         from unifluid.cli import data_tools
 

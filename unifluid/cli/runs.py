@@ -72,11 +72,14 @@ def _class_of(model: Any) -> str | None:
 
 
 def _model_of(checkpoint: str) -> str:
-    """A file of settings with the model of `checkpoint`; its seed is the run's, as everywhere."""
-    model = _plain(read_config(checkpoint))
-    seed = model["init_args"].pop("seed", 0)
+    """A file of settings with the model of `checkpoint`: its seed is the run's, and its EMA, if any, is judged."""
+    config, averaged = read_config(checkpoint)
+    model = _plain(config)
+    settings = {"seed_everything": model["init_args"].pop("seed", 0), "model": model}
+    if averaged:
+        settings["trainer"] = {"callbacks": [{"class_path": "callbacks.EMA"}]}
     with tempfile.NamedTemporaryFile("w", prefix="unifluid-", suffix=".yaml", delete=False, encoding="utf-8") as file:
-        yaml.safe_dump({"seed_everything": seed, "model": model}, file)
+        yaml.safe_dump(settings, file)
     atexit.register(Path(file.name).unlink, missing_ok=True)
     return file.name
 
