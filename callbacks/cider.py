@@ -50,24 +50,30 @@ class CIDEr(TextEvaluator):
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         check_metrics(self.metrics)
         self.tokenizer.load()
+        seen: set[str] = set()
+        for index in range(self.n):
+            example = self.dataset.at(index, pictures=())
+            if example is not None and (image := image_id(example)) in seen:
+                raise ValueError(f"{self.prefix}: image {image} comes twice, CIDEr needs one example an image")
+            seen |= set() if example is None else {image}
 
     def about(self) -> dict[str, Any]:
         return {"tokenizer": self.tokenizer.name, "metrics": ", ".join(self.metrics)}
 
     def judge_text(self, item: Example, text: str) -> Outcome:
         references = item.meta.get("captions") or [item.caption]
-        return {"image_id": item.meta.get("image_id", item.id), "real": list(references)}
+        return {"image_id": image_id(item), "real": list(references)}
 
     def summary(self, outcomes: list[Outcome]) -> dict[str, Score]:
         captions = {str(outcome["image_id"]): outcome["text"] for outcome in outcomes}
         references = {str(outcome["image_id"]): outcome["real"] for outcome in outcomes}
-        if len(captions) < len(outcomes):
-            twice = len(outcomes) - len(captions)
-            raise ValueError(
-                f"{self.prefix}: {twice} images come twice: CIDEr needs one example an image (per: picture)"
-            )
         return caption_scores(captions, references, self.tokenizer, self.metrics)
 
     def write(self, folder: Path, outcomes: list[Outcome]) -> None:
         results = [{"image_id": outcome["image_id"], "caption": outcome["text"]} for outcome in outcomes]
         write_json(folder / f"{file_name(self.prefix)}-captions.json", results)
+
+
+def image_id(example: Example) -> int | str:
+    """What the image of an example is called in results."""
+    return example.meta.get("image_id", example.id)

@@ -230,10 +230,12 @@ def _linked(task: Task, name: str, out: Path, copy: bool, missing: list[str]) ->
     if not source.is_file():
         missing.append(str(task.source / name))
         return None
-    if not place.exists():
+    if not place.exists() or (copy and place.is_symlink()):
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.unlink(missing_ok=True)  # a link to what is gone
-        shutil.copyfile(source, place) if copy else place.symlink_to(source)
+        partial = place.with_name(f".{place.name}.partial")
+        partial.unlink(missing_ok=True)
+        shutil.copyfile(source, partial) if copy else partial.symlink_to(source)
+        os.replace(partial, place)  # also a link to what is gone
     return f"images/{name}"
 
 

@@ -84,6 +84,10 @@ def test_what_would_stop_it_stops_the_run_first(tmp_path, monkeypatch):
         AnswerScore(CAPTIONS, ExactMatch())
     with pytest.raises(ValueError, match="metrics must be some of"):
         run(tmp_path, CIDEr(CAPTIONS, metrics=["spice"], tokenizer=PythonPTB()))
+    with monkeypatch.context() as patch:
+        patch.setattr(Shapes, "at", lambda self, index, pictures: CAPTIONS[index // 2])
+        with pytest.raises(ValueError, match=f"image {CAPTIONS[0].id} comes twice"):
+            run(tmp_path, CIDEr(CAPTIONS, tokenizer=PythonPTB(), n=3))
     monkeypatch.setattr(ptb.shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match="need Java"):
         run(tmp_path, CIDEr(CAPTIONS, n=2))
