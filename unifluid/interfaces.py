@@ -265,7 +265,7 @@ class Detector(ABC):
 
     suffix: str = ""  # of scores' names, where it is not to be taken for a detector of instances
 
-    def load(self) -> None:
+    def load(self) -> None:  # noqa: B027 - many need nothing
         """Read what it needs. Called before anything is drawn; raises OSError or ValueError where it is missing."""
 
     def about(self) -> dict[str, Any]:
@@ -282,7 +282,7 @@ class ColourClassifier(ABC):
 
     suffix: str = ""  # of scores' names, where it is not to be taken for the official one
 
-    def load(self) -> None:
+    def load(self) -> None:  # noqa: B027 - many need nothing
         """Read what it needs. Called before anything is drawn; raises OSError or ValueError where it is missing."""
 
     def about(self) -> dict[str, Any]:

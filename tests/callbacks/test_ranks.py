@@ -65,3 +65,54 @@ def test_two_ranks_are_as_one(tmp_path):
     for strategy in ("ddp", "fsdp2"):
         assert found[strategy][0] == scores
         assert found[strategy][1] == pytest.approx(total, rel=1e-5)
+
+
+DISTANCE = """
+import sys
+import lightning as L, torch
+from toy import make_data, make_module
+from callbacks.fid import FID
+from callbacks.geneval import GenEval
+from datamodules.shapes import Shapes
+from datamodules.shapes.analyser import ShapesAnalyser
+from unifluid.decoding import ImageSampling
+from unifluid.interfaces import FeatureExtractor
+
+world, out = int(sys.argv[1]), sys.argv[2]
+prompts = Shapes("generate", split="val")
+
+class Pixels(FeatureExtractor):
+    name = "pixels"
+
+    def load(self):
+        pass
+
+    def extract(self, images, device):
+        return torch.stack(list(images)).flatten(1)[:, ::7].float()
+
+judge, sampling = ShapesAnalyser(), ImageSampling(steps=2, temperature=1.0, batch_size=4)
+options = {"sampling": sampling, "keep": out + "/kept", "n": 3, "tags": ("colors",), "images_per_prompt": 3}
+trainer = L.Trainer(
+    accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto", max_steps=1,
+    logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    default_root_dir=out, num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False,
+    callbacks=[FID(prompts, Pixels(), n=17, sampling=sampling), GenEval(prompts, judge, judge, **options)],
+)
+trainer.fit(make_module(), make_data())
+"""
+
+
+@pytest.mark.slow
+def test_distances_and_images_are_the_same_on_one_two_and_three_ranks(tmp_path):
+    (tmp_path / "script.py").write_text(DISTANCE)
+    found = {}
+    for world in (1, 2, 3):
+        out = tmp_path / str(world)
+        out.mkdir()
+        launch(tmp_path / "script.py", world, out, world=world)
+        images = {str(p.relative_to(out)): p.read_bytes() for p in sorted((out / "kept").rglob("*.png"))}
+        found[world] = json.loads((out / "scores.json").read_text())["images/frechet/pixels"], images
+    assert len(found[1][1]) == 9 and found[1][0] > 0
+    for world in (2, 3):
+        assert found[world][0] == pytest.approx(found[1][0], rel=1e-9)
+        assert found[world][1] == found[1][1]
