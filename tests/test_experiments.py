@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -13,8 +15,11 @@ import gemma
 import pytest
 import timm
 import tiny
+import torch
+import torchvision
 import yaml
 from datamodules_shards import shard
+from judges import write_clip, write_mask2former
 from PIL import Image
 from safetensors.torch import save_file
 from toy import make_trainer
@@ -50,7 +55,8 @@ SMALL = {  # at most
     "depth": 2,
     "heads": 4,
     "images_per_prompt": 1,
-    "n": 1,
+    "n": 2,
+    "sample": 4,
     "rows": 2,
     "steps": 2,
     "tokenizer_texts": 2000,
@@ -99,7 +105,15 @@ def files(data: Path) -> dict[str, dict[str, str]]:
         "UltraEdit": tables,
         "CachedMoments": {"cache": "moments"},
         "EncoderFeatures": {"checkpoint": f"{data}/features/last.ckpt"},
+        "EfficientNetLite0": {"image_size": 32},
+        "Inception": {"weights": f"{data}/inception.pth", "sha256": sha256(Path(data, "inception.pth"))},
+        "GenEvalPrompts": {"metadata": None},
     }
+
+
+@functools.cache
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
 def shrink(value: Any, data: Path) -> Any:
@@ -139,6 +153,8 @@ def folder(tmp_path_factory) -> Path:
         (path / f"{split}.jsonl").write_text("\n".join(json.dumps(row) for row in rows * 3))
     features(path)
     distributed(path)
+    inception = torchvision.models.inception_v3(num_classes=1008, aux_logits=False, init_weights=False)
+    torch.save(inception.state_dict(), path / "inception.pth")
     return path
 
 
@@ -181,6 +197,8 @@ def models(tmp_path_factory) -> Path:
         (path / name).mkdir()
         vit = timm.create_model(model, img_size=gemma.SIZE, **gemma.VIT)
         save_file(vit.state_dict(), path / name / "model.safetensors")
+    write_mask2former(path / "mask2former")
+    write_clip(path / "clip-vit-large-patch14")
     for name, kind in PALIGEMMAS.items():
         (path / name).mkdir()
         pieces = gemma.write_tokenizer(path / name / "tokenizer.model").piece_size()
