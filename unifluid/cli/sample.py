@@ -24,7 +24,7 @@ DESCRIPTIONS = {
     "edit": "Change pictures by instructions.",
 }
 # Left out, these are what ImageSampling and TextSampling say.
-IMAGE_OPTIONS = ("steps", "guidance", "schedule", "source_guidance", "temperature", "order", "batch_size")
+IMAGE_OPTIONS = ("steps", "guidance", "schedule", "source_guidance", "temperature", "order", "batch_size", "candidates")
 TEXT_OPTIONS = ("beams", "temperature", "top_p", "max_tokens", "batch_size")
 GRID = 64  # pictures at most in grid.png
 
@@ -85,6 +85,8 @@ def _add_image_options(how: argparse._ArgumentGroup, command: str) -> None:
     how.add_argument(
         "--guidance-schedule", dest="schedule", help="over the image tokens: constant, linear, cosine, none"
     )
+    if command == "generate":
+        how.add_argument("--candidates", type=count, help="draw so many and keep the one the model reads back best (1)")
     if command == "edit":
         how.add_argument("--source-guidance", type=float, help="scale for the source picture, apart (as --guidance)")
     how.add_argument("--temperature", type=float, help="of the head's step noise (1)")

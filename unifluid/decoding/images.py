@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unifluid import randomness
 from unifluid.decoding.guidance import SCHEDULES, Schedule, branch_weights
+from unifluid.decoding.likelihood import likelihood_of_prompts
 from unifluid.decoding.prefix import Progress, inference, prefill
 from unifluid.model import UniFluidModel
 from unifluid.sequence import Example, Formatter, Order, make_order, to_uint8
@@ -30,6 +31,9 @@ class ImageSampling:
         order: order in which image tokens are drawn: random, raster, or a permutation of their row-major numbers; by
             default the order of training.
         batch_size: images drawn at once; images do not depend on it.
+        candidates: images drawn for each prompt, of which the one is kept from which the model itself would best read
+            the prompt back (log-likelihood as a caption). The first of them is what would be drawn without.
+        candidates_prompt: what captions are asked for with, in that reading.
     """
 
     steps: int = 100
@@ -39,10 +43,13 @@ class ImageSampling:
     temperature: float = 1.0
     order: Order | None = None
     batch_size: int = 64
+    candidates: int = 1
+    candidates_prompt: str = "caption en"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
+        for name in ("steps", "batch_size", "candidates"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("guidance", "source_guidance", "temperature"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
@@ -67,16 +74,50 @@ def generate_images(
     Image i is a function of (seed, indices[i]) and its example, whatever is drawn beside it; `indices`: default 0, 1, …
     Runs on the model's device, in the caller's autocast; pixels are decoded in full precision.
     """
-    n, size = len(examples), model.image_tokenizer.image_size
+    n, candidates = len(examples), sampling.candidates
     indices = list(range(n)) if indices is None else indices
+    if candidates > 1 and any(example.task != "generate" for example in examples):
+        raise ValueError("candidates are read back as captions of their prompts: edits have none, set candidates to 1")
+
+    def drawn(k: int) -> Tensor:
+        def report(done: float, _: int) -> None:
+            if progress is not None:
+                progress((k * n + done) / candidates, n)
+
+        own = randomness.derive(seed, "candidate", k) if k else seed
+        return _draw(model, formatter, examples, sampling, own, indices, report)
+
+    best = drawn(0)
+    if candidates == 1:
+        return best
+    judged = model, formatter, examples
+    score = likelihood_of_prompts(*judged, best, sampling.candidates_prompt)
+    for k in range(1, candidates):
+        images = drawn(k)
+        other = likelihood_of_prompts(*judged, images, sampling.candidates_prompt)
+        better = other > score
+        best[better], score[better] = images[better], other[better]
+    return best
+
+
+def _draw(
+    model: UniFluidModel,
+    formatter: Formatter,
+    examples: list[Example],
+    sampling: ImageSampling,
+    seed: int,
+    indices: list[int],
+    progress: Progress,
+) -> Tensor:
+    """One image for each example, (n, 3, H, W) uint8 on the CPU, a batch at a time."""
+    n, size = len(examples), model.image_tokenizer.image_size
     images = torch.empty(n, 3, size, size, dtype=torch.uint8)  # made outside inference mode, so that callers may write
     with inference(model):
         for start in range(0, n, sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
 
             def report(done: float, start: int = start) -> None:
-                if progress is not None:
-                    progress(start + done, n)
+                progress(start + done, n)
 
             tokens = _generate_tokens(model, formatter, examples[part], sampling, seed, indices[part], report)
             with torch.autocast(tokens.device.type, enabled=False):
