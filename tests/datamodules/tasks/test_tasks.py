@@ -1,6 +1,7 @@
 """Every downstream task: its official files are converted, a model trains a step on them, and the score is right."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,13 @@ def test_files_of_another_kind_stop_in_one_line(name, file, content, message, tm
     if content is not None:
         dump(tmp_path / "src" / file, content)
     assert message in error_line(capsys, "data", "convert", name, str(tmp_path / "src"), str(tmp_path / "out"))
+
+
+def test_countbenchqa_says_what_to_install(tmp_path, capsys, monkeypatch):
+    CASES["countbenchqa"].write(tmp_path / "src")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    line = error_line(capsys, "data", "convert", "countbenchqa", str(tmp_path / "src"), str(tmp_path / "out"))
+    assert "pip install 'unifluid[data]'" in line
 
 
 def test_splits_without_files_are_left_out(tmp_path, capsys):
