@@ -13,6 +13,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +31,10 @@ UNANSWERED = ["unknown"]  # in the place of answers that only a server has; such
 
 class MissingFile(ValueError):
     """An official file that is not there."""
+
+    def __init__(self, path: Path, task: str):
+        super().__init__(f"{path}: missing; {task} needs it (experiments/transfer/README.md)")
+        self.path = path
 
 
 class LeftOut(Exception):
@@ -100,7 +105,7 @@ class Task(ABC):
         for name in names:
             if (self.source / name).is_file():
                 return self.source / name
-        raise MissingFile(f"{self.source / names[0]}: missing; {self.name} needs it (experiments/transfer/README.md)")
+        raise MissingFile(self.source / names[0], self.name)
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
@@ -169,7 +174,8 @@ def convert(
 
     def rows() -> Iterator[Row]:
         for part in task.splits[split]:
-            entries = task.entries(part)
+            with _as_distributed(task, part):
+                entries = task.entries(part)
             for entry in progress(entries, len(entries), f"{task.name} {part}"):
                 for row in _rows_of(task, entry, part, split.startswith("train"), done.left_out):
                     row = {"task": task.kind, **row, "image": _pictures(task, row["image"], out, copy, done.missing)}
@@ -204,19 +210,26 @@ def convert(
 
 def _rows_of(task: Task, entry: Any, part: str, training: bool, left_out: Counter[str]) -> Iterator[Row]:
     try:
-        yield from task.rows(entry, part, training)
+        with _as_distributed(task, part, f" in the entry {str(entry):.120}"):
+            yield from task.rows(entry, part, training)
     except LeftOut as reason:
         left_out[str(reason)] += 1
+
+
+@contextmanager
+def _as_distributed(task: Task, part: str, where: str = "") -> Iterator[None]:
+    try:
+        yield
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError(
-            f"{task.source}: not {task.name} {part} as it is distributed: {error!r} in the entry {str(entry):.120}"
-        ) from error
+        raise ValueError(f"{task.source}: not {task.name} {part} as it is distributed: {error!r}{where}") from error
 
 
 def _pictures(task: Task, image: Any, out: Path, copy: bool, missing: list[str]) -> Any:
     """Where the picture or pictures of a row are below `out`; None where one is missing."""
     several = image if isinstance(image, list) else [image]
-    found = [_made(i, out) if isinstance(i, Made) else _linked(task, i, out, copy, missing) for i in several]
+    found = [
+        _made(task, i, out, missing) if isinstance(i, Made) else _linked(task, i, out, copy, missing) for i in several
+    ]
     if None in found:
         return None
     return found if isinstance(image, list) else found[0]
@@ -239,11 +252,20 @@ def _linked(task: Task, name: str, out: Path, copy: bool, missing: list[str]) ->
     return f"images/{name}"
 
 
-def _made(picture: Made, out: Path) -> str:
+def _made(task: Task, picture: Made, out: Path, missing: list[str]) -> str | None:
     place = out / "made" / f"{picture.name}.png"
     if not place.exists():
+        try:
+            drawn = picture.draw().convert("RGB")
+        except MissingFile as error:  # a picture or what is drawn on it: the row's matter, not the split's
+            missing.append(str(error.path))
+            return None
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError, OSError) as error:
+            raise ValueError(
+                f"{task.source}: {task.name}: cannot make the picture {picture.name}: {error!r}"
+            ) from error
         place.parent.mkdir(parents=True, exist_ok=True)
         partial = place.with_name(f".{place.name}.partial")
-        picture.draw().convert("RGB").save(partial, format="PNG")
+        drawn.save(partial, format="PNG")
         os.replace(partial, place)
     return f"made/{picture.name}.png"

@@ -35,8 +35,10 @@ class CountBenchQA(Task):
     splits = {"test": ("test",)}
 
     def entries(self, part: str) -> Sequence[Any]:
-        from pyarrow import parquet
-
+        try:
+            from pyarrow import parquet
+        except ImportError as error:
+            raise ValueError("countbenchqa reads a parquet file with pyarrow: pip install 'unifluid[data]'") from error
         table = parquet.read_table(self.file("countbench.parquet"), columns=["image", "number"]).to_pylist()
         questions = self.json("countbench_paired_questions.json")
         if len(table) != len(questions):

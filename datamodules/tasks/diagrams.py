@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -28,7 +27,7 @@ class AI2D(Task):
         test = {line.removesuffix(".png") for line in self.lines("ai2d_test_ids.csv")}
         found = []
         for path in sorted((self.source / "ai2d" / "questions").glob("*.json")):
-            content = json.loads(path.read_bytes())
+            content = self.json(f"ai2d/questions/{path.name}")
             if (content["imageName"].removesuffix(".png") in test) == (part == "test"):
                 found += [(content["imageName"], text, question) for text, question in content["questions"].items()]
         if not found:

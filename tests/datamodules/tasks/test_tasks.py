@@ -1,6 +1,7 @@
 """Every downstream task: its official files are converted, a model trains a step on them, and the score is right."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,50 @@ def test_mistakes(tmp_path, capsys, monkeypatch):
     dump(Path("src/val_v1.0_withQT.json"), {"data": [{**entry, "image": "../../x.png"}]})
     Path("data/docvqa/val.jsonl").unlink()
     assert "without '..'" in error_line(capsys, *convert("docvqa", "src", "--split", "val"))
+
+
+def test_a_picture_that_cannot_be_made_is_that_rows_matter(tmp_path, capsys):
+    """Missing files below a drawn picture stop the split, as those of a linked one; they do not leave it out."""
+    CASES["rsvqa_lr"].write(tmp_path / "src")
+    (tmp_path / "src" / "Images_LR" / "0.tif").unlink()
+    args = ["data", "convert", "rsvqa_lr", str(tmp_path / "src"), str(tmp_path / "out")]
+    line = error_line(capsys, *args)
+    assert "3 pictures of rsvqa_lr train are missing" in line and "Images_LR/0.tif" in line
+    questions = json.loads((tmp_path / "src" / "LR_split_test_questions.json").read_text())
+    picture(tmp_path / "src" / "Images_LR" / "1.tif")
+    questions["questions"].append({"id": 9, "img_id": 1, "type": "comp", "question": "q?", "active": True})
+    answers = [{"id": i, "question_id": i, "answer": "No", "active": True} for i in (0, 1, 2, 9)]
+    dump(tmp_path / "src" / "LR_split_test_questions.json", questions)
+    dump(tmp_path / "src" / "LR_split_test_answers.json", {"answers": answers})
+    assert main([*args, "--split", "test", "--allow-missing"]) == 0
+    assert "test: 1 rows" in (out := capsys.readouterr().out) and "3 left out: missing picture" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "message"),
+    [
+        ("ai2d", "ai2d/annotations/2.png.json", None, "1 pictures of ai2d test are missing"),
+        ("ai2d", "ai2d/annotations/2.png.json", {"text": {"T": {}}}, "cannot make the picture letters/2: KeyError"),
+        ("ai2d", "ai2d/questions/2.png.json", "{", "2.png.json: not a JSON file"),
+        ("rsvqa_lr", "Images_LR/0.tif", "no picture", "cannot make the picture 0: UnidentifiedImageError"),
+        ("scienceqa", "problems.json", [1], "not scienceqa train as it is distributed: AttributeError"),
+        ("stvqa", "train_task_3.json", {"data": [{}]}, "not stvqa train as it is distributed: KeyError('file_path')"),
+        ("tallyqa", "test.json", [{}], "not tallyqa simple as it is distributed: KeyError('issimple')"),
+    ],
+)
+def test_files_of_another_kind_stop_in_one_line(name, file, content, message, tmp_path, capsys):
+    CASES[name].write(tmp_path / "src")
+    (tmp_path / "src" / file).unlink()
+    if content is not None:
+        dump(tmp_path / "src" / file, content)
+    assert message in error_line(capsys, "data", "convert", name, str(tmp_path / "src"), str(tmp_path / "out"))
+
+
+def test_countbenchqa_says_what_to_install(tmp_path, capsys, monkeypatch):
+    CASES["countbenchqa"].write(tmp_path / "src")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    line = error_line(capsys, "data", "convert", "countbenchqa", str(tmp_path / "src"), str(tmp_path / "out"))
+    assert "pip install 'unifluid[data]'" in line
 
 
 def test_splits_without_files_are_left_out(tmp_path, capsys):
