@@ -11,20 +11,21 @@ from datamodules.base import ExampleDataset
 from datamodules.formats.jsonl import write_json
 from unifluid.evaluation.questions import AnswerMetric
 from unifluid.evaluation.scores import Score
+from unifluid.evaluation.submissions import AnswerList, Submission
 from unifluid.sequence import Example
 
 
 class AnswerScore(TextEvaluator):
     """`qa/accuracy`, the mean of a metric over questions; with `types`, `qa/TYPE` and `qa/mean_of_types` as well.
 
-    Answers are kept as results/PREFIX-answers.json, [{"question_id": …, "answer": …}]: the format in which VQA's and
-    most other servers take them. Questions whose answers only a server knows (`meta["unanswered"]`) have no score.
+    Answers are kept as results/PREFIX-answers.json, [{"question_id": …, "answer": …}], VQA's format of results. Questions
+    whose answers only a server knows (`meta["unanswered"]`) have no score: for them `submission` writes what it takes.
 
     Args:
         dataset: questions (task answer), with all references as answers.
         metric: how right an answer is (`unifluid.evaluation.questions`).
         types: field of `meta` by which scores are given too, with their unweighted mean.
-        server: the field names of the submission, where a server wants others.
+        submission: writes results/PREFIX-submission.json as a server wants it (`unifluid.evaluation.submissions`).
         n: questions, from the first; null for all.
         sampling, prefix, seed, weights, show, every, at_end, …: see `TextEvaluator` and `Evaluator`.
     """
@@ -34,7 +35,7 @@ class AnswerScore(TextEvaluator):
         dataset: ExampleDataset,
         metric: AnswerMetric,
         types: str | None = None,
-        server: dict[str, str] | None = None,
+        submission: Submission | None = None,
         prefix: str = "qa",
         n: int | None = None,
         **kwargs: Any,
@@ -42,8 +43,7 @@ class AnswerScore(TextEvaluator):
         super().__init__(dataset, prefix, n, **kwargs)
         if dataset.task != "answer":
             raise ValueError(f"AnswerScore needs a data set of task answer, got {dataset.task}")
-        self.metric, self.types = metric, types
-        self.names = {"question_id": "question_id", "answer": "answer"} | (server or {})
+        self.metric, self.types, self.submission = metric, types, submission
 
     def about(self) -> dict[str, Any]:
         return {"metric": type(self.metric).__name__}
@@ -65,6 +65,8 @@ class AnswerScore(TextEvaluator):
         return scores
 
     def write(self, folder: Path, outcomes: list[Outcome]) -> None:
-        number, answer = self.names["question_id"], self.names["answer"]
-        results = [{number: outcome["question_id"], answer: outcome["text"]} for outcome in outcomes]
-        write_json(folder / f"{file_name(self.prefix)}-answers.json", results)
+        answers = [(outcome["question_id"], outcome["text"]) for outcome in outcomes]
+        name = file_name(self.prefix)
+        write_json(folder / f"{name}-answers.json", AnswerList().content(answers))
+        if self.submission is not None:
+            write_json(folder / f"{name}-submission.json", self.submission.content(answers))

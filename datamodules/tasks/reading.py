@@ -94,7 +94,7 @@ class InfoVQA(Task):
         yield from answer_rows(entry["questionId"], image, asked, answers, training)
 
 
-def in_any_order(answer: str, most: int = 5) -> list[str]:
+def in_any_order(answer: str, most: int = 6) -> list[str]:
     """All orders of a list of `most` items at most, the given one first; of a longer one it alone."""
     items = answer.split(", ")
     return [", ".join(order) for order in permutations(items)] if 1 < len(items) <= most else [answer]

@@ -15,6 +15,7 @@ from unifluid.evaluation import ptb
 from unifluid.evaluation.captions import caption_scores
 from unifluid.evaluation.ptb import PythonPTB
 from unifluid.evaluation.questions import ANLS, ExactMatch
+from unifluid.evaluation.submissions import AnswerList, AnswersById
 
 CAPTIONS, ANSWERS = Shapes("caption", split="val"), Shapes("answer", split="val")
 
@@ -70,9 +71,10 @@ def test_answers_that_only_a_server_knows(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Shapes, "__getitem__", unanswered)
     run_folder = tmp_path / "run"
-    callback = AnswerScore(ANSWERS, ANLS(), n=3, prefix="docvqa", server={"question_id": "questionId"})
+    callback = AnswerScore(ANSWERS, ANLS(), n=3, prefix="docvqa", submission=AnswerList("questionId"))
     make_trainer(run_folder, callback, steps=1).fit(make_module(), make_data())
-    kept = json.loads((run_folder / "results" / "docvqa-answers.json").read_text())
+    kept = json.loads((run_folder / "results" / "docvqa-submission.json").read_text())
+    assert AnswersById("direct_answer").content([(7, "cat")]) == {"7": {"direct_answer": "cat"}}
     assert [entry["questionId"] for entry in kept] == [ANSWERS[i].id for i in range(3)]
     assert not any(name.startswith("docvqa/") for name in json.loads((run_folder / "scores.json").read_text()))
 

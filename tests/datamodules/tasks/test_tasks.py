@@ -121,7 +121,7 @@ def test_validation_pictures_of_stvqa_are_none_of_training(tmp_path):
 
 def test_lists_are_right_in_any_order():
     assert in_any_order("a") == ["a"] and len(in_any_order("a, b, c")) == 6
-    assert in_any_order("a, b, c, d, e, f") == ["a, b, c, d, e, f"]
+    assert in_any_order("a, b, c, d, e, f, g") == ["a, b, c, d, e, f, g"]
 
 
 # -- mistakes ----------------------------------------------------------------------------------------------------------
