@@ -18,8 +18,8 @@ from unifluid.sequence import Example
 class AnswerScore(TextEvaluator):
     """`qa/accuracy`, the mean of a metric over questions; with `types`, `qa/TYPE` and `qa/mean_of_types` as well.
 
-    Answers are kept as results/PREFIX-answers.json, [{"question_id": …, "answer": …}], VQA's format of results. Questions
-    whose answers only a server knows (`meta["unanswered"]`) have no score: for them `submission` writes what it takes.
+    Answers are kept as results/PREFIX-answers.json, [{"question_id": …, "answer": …}], VQA's format of results. Where
+    only a server knows the answers (`meta["unanswered"]`) there is no score: `submission` writes what it takes.
 
     Args:
         dataset: questions (task answer), with all references as answers.

@@ -29,8 +29,7 @@ class AnswerList(Submission):
 
 
 class AnswersById(Submission):
-    """One object of objects by question: A-OKVQA, whose `field` is multiple_choice or direct_answer. A file with both is
-    the two merged."""
+    """One object of objects by question: A-OKVQA, whose `field` is multiple_choice or direct_answer (merge the two)."""
 
     def __init__(self, field: str):
         self.field = field
