@@ -26,7 +26,7 @@ lint: install
 demo: install
 	$(BIN)/unifluid fit --config experiments/demo_autoencoder.yaml
 	$(BIN)/unifluid fit --config experiments/demo.yaml
-	@echo "runs/demo holds config.yaml, last.ckpt, scores.json, samples.png and TensorBoard logs."
+	@echo "runs/demo holds config.yaml, last.ckpt, scores.json, samples.png, results and TensorBoard logs."
 
 emoji: install
 	test -f data/emoji/test.jsonl || $(BIN)/unifluid data emoji --out data/emoji
@@ -34,4 +34,4 @@ emoji: install
 	$(BIN)/unifluid fit --config experiments/emoji_features.yaml
 	$(BIN)/unifluid fit --config experiments/emoji.yaml
 	grep -qs emoji/concept runs/emoji/scores.json || $(BIN)/unifluid test --config experiments/emoji.yaml
-	@echo "runs/emoji holds config.yaml, last.ckpt, scores.json, samples.png and TensorBoard logs."
+	@echo "runs/emoji holds config.yaml, last.ckpt, scores.json, samples.png, results and TensorBoard logs."

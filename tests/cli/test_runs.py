@@ -69,6 +69,12 @@ def test_what_the_weights_belong_to_is_compared(run, capsys):
     assert "model.lam is 0.9 here but 0.3" in error_line(capsys, *again)
 
 
+def test_flags_of_fit_alone_are_refused(run, capsys):
+    for flag in ("--resume=false", "--checkpoint.every=3"):
+        line = error_line(capsys, "test", run, *TRUST, flag)
+        assert "is for fit, test does not use it: leave it out" in line
+
+
 def test_mistakes(run, tmp_path, capsys):
     assert error_line(capsys, "test", tmp_path).startswith(f"{tmp_path}: no run, it holds no config.yaml: give")
     (tmp_path / "other.yaml").write_text(SCORE.format(folder=tmp_path))

@@ -28,6 +28,9 @@ def expand(command: str, args: list[str]) -> list[str]:
     """
     if args and not args[0].startswith("-"):
         args = [*_settings_of(args[0]), *args[1:]]
+    for flag in ("--resume", "--checkpoint") if command != "fit" else ():
+        if any(arg.split("=")[0].split(".")[0] == flag for arg in args):
+            raise ValueError(f"{flag} is for fit, {command} does not use it: leave it out")
     if command == "fit" or not args or {"-h", "--help"} & set(args):
         return args
     named, checkpoint = _model_and_checkpoint(args)
