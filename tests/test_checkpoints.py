@@ -98,6 +98,17 @@ def test_export_loads_back_equal(trained, tmp_path, weights):
         read(tmp_path / "out", "raw" if weights == "ema" else "ema")
 
 
+def test_an_exported_tokenizer_has_the_name_its_kind_goes_by(trained, tmp_path):
+    _, path = trained
+    out = tmp_path / "out"
+    export(path, out)  # leaves tokenizer.model, which is then another's
+    content = torch.frombuffer(bytearray(b'{"version": "1.0"}'), dtype=torch.uint8)
+    rewrite(path, tmp_path / "json.ckpt", lambda c: c.update(tokenizer=content))
+    export(tmp_path / "json.ckpt", out)
+    assert sorted(p.name for p in out.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert read(out).tokenizer == b'{"version": "1.0"}'
+
+
 def test_incomplete_and_damaged_exports_are_named(trained, tmp_path):
     _, path = trained
     out = tmp_path / "out"

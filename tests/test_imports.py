@@ -58,7 +58,17 @@ LIGHTNING_FREE = (
     "unifluid.evaluation",
 )
 # inside functions only
-HEAVY = {"transformers", "diffusers", "datasets", "pyarrow", "open_clip", "torch_fidelity", "gradio", "matplotlib"}
+HEAVY = {
+    "transformers",
+    "tokenizers",
+    "diffusers",
+    "datasets",
+    "pyarrow",
+    "open_clip",
+    "torch_fidelity",
+    "gradio",
+    "matplotlib",
+}
 
 
 def module_name(file: Path) -> str:

@@ -2,7 +2,7 @@
 
 A checkpoint holds, beside Lightning's training state, `config` (`configs.describe`), `tokenizer` (its bytes, as a uint8
 tensor) and, where an EMA is kept, `ema` (parameter name → fp32). An exported folder holds one set of weights as
-model.safetensors, with config.json and tokenizer.model.
+model.safetensors, with config.json and tokenizer.model or tokenizer.json.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from unifluid.paligemma import is_paligemma, read_paligemma
 
 Weights = Literal["ema", "raw"]
 
-WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE = "model.safetensors", "config.json", "tokenizer.model"
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")  # SentencePiece's, and that of `tokenizers`
 FREE = ("compile", "init_from", "init_weights")  # settings that may differ when a run goes on: they change no result
 
 
@@ -97,8 +98,8 @@ def _read_folder(path: Path) -> Stored:
         raise ValueError(f"{path}: not an exported model, {name} is missing") from error
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: the exported model is damaged ({error})") from error
-    tokenizer = path / TOKENIZER_FILE
-    return Stored(path, config, tensors, tokenizer.read_bytes() if tokenizer.exists() else None, weights)
+    tokenizer = next((path / name for name in TOKENIZER_FILES if (path / name).exists()), None)
+    return Stored(path, config, tensors, tokenizer.read_bytes() if tokenizer else None, weights)
 
 
 def export(path: str | Path, out: str | Path, weights: Weights | None = None) -> Stored:
@@ -108,8 +109,11 @@ def export(path: str | Path, out: str | Path, weights: Weights | None = None) ->
     (out / CONFIG_FILE).unlink(missing_ok=True)  # comes last: a folder that has it is complete
     # clone: safetensors refuses tensors that share memory, as tied weights do
     save_file({name: t.contiguous().clone() for name, t in stored.tensors.items()}, out / WEIGHTS_FILE)
+    for name in TOKENIZER_FILES:  # of a former export
+        (out / name).unlink(missing_ok=True)
     if stored.tokenizer is not None:
-        (out / TOKENIZER_FILE).write_bytes(stored.tokenizer)
+        is_json = stored.tokenizer.lstrip().startswith(b"{")  # by content: no name in a checkpoint decides on a path
+        (out / TOKENIZER_FILES[is_json]).write_bytes(stored.tokenizer)
     about = {"unifluid": __version__, "weights": stored.weights, "config": stored.config}
     (out / CONFIG_FILE).write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
     return stored
@@ -119,7 +123,7 @@ def pack_model(checkpoint: dict[str, Any], module: L.LightningModule, tokenizer:
     """Put into `checkpoint` what rebuilds `module`, which is `Recorded`, for its `on_save_checkpoint`."""
     checkpoint["config"] = describe(module)
     if tokenizer is not None:
-        checkpoint["tokenizer"] = torch.tensor(list(tokenizer.state()), dtype=torch.uint8)
+        checkpoint["tokenizer"] = _tensor(tokenizer.state())
 
 
 def unpack_model(
@@ -153,6 +157,11 @@ def unpack_model(
         )
     if tokenizer is not None:
         tokenizer.load_state(_bytes(checkpoint["tokenizer"]))
+
+
+def _tensor(state: bytes) -> Tensor:
+    """By way of no list: a vocabulary may have 30 MB."""
+    return torch.frombuffer(bytearray(state), dtype=torch.uint8) if state else torch.empty(0, dtype=torch.uint8)
 
 
 def _bytes(tensor: Tensor) -> bytes:

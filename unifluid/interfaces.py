@@ -119,7 +119,7 @@ class TextTokenizer(Recorded, ABC):
 
     @abstractmethod
     def state(self) -> bytes:
-        """What a checkpoint stores of the tokenizer (a SentencePiece model's bytes)."""
+        """What a checkpoint stores of the tokenizer (the bytes of its file)."""
 
     @abstractmethod
     def load_state(self, state: bytes) -> None:
