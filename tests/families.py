@@ -26,6 +26,18 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {"model_type": "qwen3", **COMMON, **MIXED, "use_sliding_window": True, "tie_word_embeddings": True},
     "llama": {"model_type": "llama", **COMMON},
 }
+PLAIN = {name: value for name, value in COMMON.items() if name != "head_dim"}
+NO_DROPOUT = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+OTHERS: dict[str, dict[str, Any]] = {  # tried as well, less thoroughly
+    "qwen2": {"model_type": "qwen2", **PLAIN},
+    "smollm3": {"model_type": "smollm3", **PLAIN, "no_rope_layers": [1, 0], "pad_token_id": 0},
+    "gpt2": {"model_type": "gpt2", "vocab_size": 24, "n_embd": 32, "n_layer": 2, "n_head": 4, **NO_DROPOUT},
+    "gpt_neox": {"model_type": "gpt_neox", **PLAIN, "max_position_embeddings": 64},
+    "olmo2": {"model_type": "olmo2", **PLAIN},
+    "phi3": {"model_type": "phi3", **PLAIN, "pad_token_id": 0},
+    "granite": {"model_type": "granite", **PLAIN, "residual_multiplier": 0.5, "embedding_multiplier": 3.0},
+    "mistral": {"model_type": "mistral", **COMMON, "sliding_window": 64},
+}
 
 
 def config(family: str, **changes: Any) -> dict[str, Any]:

@@ -78,6 +78,9 @@ class Backbone(Part):
     vocab_size: int  # rows V of `output_weight`, at least those of the tokenizer
     logit_softcap: float | None = None  # what the text head must softly cap its logits to, in backbones trained so
 
+    def check_tokenizer(self, tokenizer: TextTokenizer) -> None:
+        """Raises ValueError where pretrained weights belong to another tokenizer. Called once for a fresh run."""
+
     @property
     @abstractmethod
     def output_weight(self) -> Tensor:

@@ -5,6 +5,7 @@ Independent here: the library's eager attention, under its own causal masks or u
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import shutil
@@ -13,10 +14,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import bpe
 import pytest
 import tiny
 import torch
-from families import FAMILIES, config
+from families import COMMON, FAMILIES, OTHERS, config
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -26,8 +28,10 @@ from unifluid.decoding.text import Writer, sample
 from unifluid.heads.classification import ClassificationHead
 from unifluid.layout import Layout, attention_mask, may_attend
 from unifluid.sequence import Example
+from unifluid.tokenizers import HuggingFaceTokenizer, SentencePiece
 
 WINDOW, LENGTH, LETTERS = 4, 14, tiny.Letters()
+TOKENIZERS = {"own": ["a red circle above 12 blue squares"] * 9, "other": ["quite another text, of a frog"] * 9}
 ROWS = [[(5, 3), (2, 4)], [(0, 9), (4, 0)]]
 
 
@@ -208,6 +212,32 @@ def test_greedy_text_equals_the_library(family, stored):
     )[:, longest:]
     assert made.shape[1] >= 5 and len({*made.flatten().tolist()}) > 3  # no test of nothing
     assert torch.equal(made, expected)
+
+
+@pytest.mark.parametrize("family", OTHERS)
+@torch.no_grad()
+def test_other_families_compute_what_the_library_does_leak_nothing_and_have_a_cache(family):
+    torch.manual_seed(0)
+    settings = {**OTHERS[family], "vocab_size": LETTERS.vocab_size}
+    backbone = HuggingFaceBackbone(LETTERS.vocab_size, config=settings).eval()
+    reference = AutoModelForCausalLM.from_config(copy.deepcopy(backbone.config), attn_implementation="eager").eval()
+    reference.get_decoder().load_state_dict(backbone.decoder.state_dict())
+    reference.get_output_embeddings().weight.copy_(backbone.output_weight)
+    ids = random_ids(2, LENGTH)
+    made = logits(backbone, ids, tiny.layout([[(0, LENGTH)]] * 2, LENGTH))
+    assert (made - reference(ids).logits).abs().max() <= 1e-5
+    layout, x = tiny.layout([[(4, 3), (3, 4)]], LENGTH), noise(1, LENGTH, backbone.width)
+    before, allowed = backbone(x, layout)[0], table(layout, None)[0]
+    for key in range(LENGTH):
+        changed = x.clone()
+        changed[0, key] = noise(backbone.width, seed=1 + key)
+        same = (backbone(changed, layout)[0] - before).abs().amax(-1) == 0
+        assert torch.equal(~same, allowed[:, key]), key
+    layout, x = tiny.layout([[(3, 7)], [(6, 7)]], 13, pad_left=True), noise(2, 13, backbone.width)
+    cache = backbone.new_cache(layout, x.dtype)
+    parts = [backbone(part, layout, cache) for part in x.split([6, *[1] * 7], dim=1)]
+    assert (torch.cat(parts, 1) - backbone(x, layout))[layout.segments > 0].abs().max() <= 1e-5
+    assert len(backbone.layers()) == 2
 
 
 # -- attention --------------------------------------------------------------------------------------------------------
@@ -438,6 +468,8 @@ def test_no_code_of_a_folder_is_run(stored, tmp_path):
         (config("llama", attention_dropout=0.1), "attention_dropout must be 0"),
         ({**config("llama"), "model_type": "cohere"}, "logits are scaled by logit_scale"),
         ({**config("llama"), "model_type": "phi"}, "output is not one matrix"),
+        ({**OTHERS["gpt2"], "attn_pdrop": 0.1}, "attn_pdrop must be 0"),
+        ({"model_type": "gemma4_text", **COMMON, "hidden_size_per_layer_input": 8}, "read the text's ids besides"),
         ({**config("llama"), "model_type": "llama4_text"}, "layers of kind chunked_attention"),
     ],
 )
@@ -457,11 +489,30 @@ def test_the_vocabulary_has_to_fit(stored):
     with pytest.raises(ValueError, match=r"41 ids, but the backbone \S+ embeds 40"):
         HuggingFaceBackbone(41, str(stored("gemma")))
     assert HuggingFaceBackbone(39, str(stored("gemma"))).output_weight.shape == (40, 32)  # rows to spare
-    with pytest.raises(ValueError, match=r"trained with 40 text ids, but the text tokenizer has 17: give text_tok"):
+    with pytest.raises(ValueError, match="trained with 40 text ids, but the text tokenizer has 17: give the text tok"):
         HuggingFaceBackbone(17, str(stored("gemma"))).load_pretrained()
     HuggingFaceBackbone(39, str(stored("gemma"))).load_pretrained()
     follows = {k: v for k, v in config("llama").items() if k != "vocab_size"}
     assert HuggingFaceBackbone(33, config=follows).vocab_size == 33
+
+
+@pytest.mark.parametrize("kind", ["tokenizer.json", "tokenizer.model"])
+def test_a_tokenizer_that_is_not_the_models_is_noticed_though_its_size_fits(kind, tmp_path):
+    if kind == "tokenizer.json":
+        own, other = (HuggingFaceTokenizer(str(bpe.write(tmp_path / n, texts=t))) for n, t in TOKENIZERS.items())
+    else:
+        own, other = (SentencePiece(vocab_size=300) for _ in range(2))
+        for tokenizer, texts in zip((own, other), TOKENIZERS.values(), strict=True):
+            tokenizer.train(texts)
+        (tmp_path / "own").mkdir()
+        (tmp_path / "own" / kind).write_bytes(own.state())
+    settings = AutoConfig.for_model(**config("llama", vocab_size=own.vocab_size))
+    settings.save_pretrained(tmp_path / "own")
+    backbone = HuggingFaceBackbone(own.vocab_size, str(tmp_path / "own"))
+    backbone.check_tokenizer(own)
+    with pytest.raises(ValueError, match=rf"is not that of .*own, .*: give .*{kind}$"):
+        backbone.check_tokenizer(other)
+    HuggingFaceBackbone(other.vocab_size, config=config("llama", vocab_size=400)).check_tokenizer(other)
 
 
 def test_a_backbone_of_nothing_is_refused(tmp_path):
@@ -469,8 +520,10 @@ def test_a_backbone_of_nothing_is_refused(tmp_path):
         HuggingFaceBackbone(24)
     with pytest.raises(ValueError, match="dtype must be one of"):
         HuggingFaceBackbone(24, config=config("llama"), dtype="float8")
-    with pytest.raises(ValueError, match="not found in the base model"):
+    with pytest.raises(ValueError, match="targets: llama has no layer named qkv, but q_proj, k_proj"):
         HuggingFaceBackbone(24, config=config("llama"), lora=LoRA(targets=("qkv",)))
+    with pytest.raises(ValueError, match="targets: gpt2 has no layer named q_proj, .*, but .*c_attn"):
+        HuggingFaceBackbone(24, config=OTHERS["gpt2"], lora=LoRA())
     (tmp_path / "config.json").write_text("[")
     with pytest.raises(ValueError, match="not valid JSON"):
         HuggingFaceBackbone(24, config=str(tmp_path / "config.json"))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from unifluid.backbones import pretrained as library
 from unifluid.backbones.attention import Pattern
-from unifluid.interfaces import Backbone, Cache, Recorded
+from unifluid.interfaces import Backbone, Cache, Recorded, TextTokenizer
 from unifluid.layout import Layout
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -90,6 +90,14 @@ class HuggingFaceBackbone(Backbone):
 
         self.requires_grad_(False)
         targets = list(lora.targets)
+        embedding = self.decoder.get_input_embeddings()
+        matrices = [p for p in self.decoder.named_parameters() if p[1].ndim == 2 and p[1] is not embedding.weight]
+        found = dict.fromkeys(name.split(".")[-2] for name, _ in matrices)
+        if found.keys().isdisjoint(targets):
+            raise ValueError(
+                f"backbone.lora.targets: {self.config.model_type} has no layer named {', '.join(targets)}, but "
+                f"{', '.join(found)}"
+            )
         adapters = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)
         self.decoder = inject_adapter_in_model(adapters, self.decoder)
 
@@ -98,7 +106,7 @@ class HuggingFaceBackbone(Backbone):
         return self.decoder.get_input_embeddings().weight if self.output is None else self.output.weight
 
     def layers(self) -> list[nn.Module]:
-        return list(self.decoder.layers)
+        return list(self.decoder.h if self.config.model_type == "gpt2" else self.decoder.layers)
 
     def embed(self, ids: Tensor) -> Tensor:
         return self.decoder.get_input_embeddings()(ids)
@@ -120,6 +128,10 @@ class HuggingFaceBackbone(Backbone):
 
     def new_cache(self, layout: Layout, dtype: torch.dtype) -> HuggingFaceCache:
         return HuggingFaceCache(layout, dtype)
+
+    def check_tokenizer(self, tokenizer: TextTokenizer) -> None:
+        if self.pretrained is not None:
+            library.check_tokenizer(tokenizer.encode, self.pretrained, "backbone.pretrained")
 
     @torch.no_grad()
     def load_pretrained(self) -> None:

@@ -6,7 +6,7 @@ Weights are safetensors, single or sharded, from a folder or the hub's cache. No
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ATTENTION = "unifluid"  # our attention function's name in the library
 LAYERS = {"full_attention", "sliding_attention"}
 SPARE = 0.05  # share of an embedding's rows that no id may use: they round it up (257,216 rows for 257,152 pieces)
+PROBES = ("a red circle above 12 blue squares", "What's there? Étoiles, 漢字.")  # two tokenizers differ on one of these
 # Of this library's version, of how a model was stored, or of how it was called: no part of what it computes.
 INCIDENTAL = ("transformers_version", "dtype", "architectures", "auto_map", "_name_or_path", "use_cache", "id2label")
 
@@ -88,8 +89,10 @@ def _problems(config: PreTrainedConfig) -> Iterator[str]:
         yield f"it has layers of kind {', '.join(layers)}"
     if scales := [n for n in ("logit_scale", "logits_scaling") if getattr(config, n, None) not in (None, 1.0)]:
         yield f"its logits are scaled by {', '.join(scales)}"
-    if getattr(config, "attention_dropout", 0.0):
-        yield "attention_dropout must be 0 in its config"
+    if dropouts := [name for name in ("attention_dropout", "attn_pdrop") if getattr(config, name, 0.0)]:
+        yield f"{dropouts[0]} must be 0 in its config"
+    if getattr(config, "hidden_size_per_layer_input", 0):
+        yield "its layers read the text's ids besides their inputs (hidden_size_per_layer_input), which images lack"
     if getattr(config, "quantization_config", None):
         yield "its config asks for quantized weights"
 
@@ -167,9 +170,50 @@ def check_vocabulary(ids: int, config: PreTrainedConfig, pretrained: str | Path,
     rows = config.get_text_config(decoder=True).vocab_size
     if ids < (1 - SPARE) * rows:
         raise ValueError(
-            f"{setting}: {pretrained} was trained with {rows} text ids, but the text tokenizer has {ids}: give "
-            f"text_tokenizer.model_file {Path(pretrained) / 'tokenizer.model'}"
+            f"{setting}: {pretrained} was trained with {rows} text ids, but the text tokenizer has {ids}: "
+            f"{_right_tokenizer(pretrained)}"
         )
+
+
+def check_tokenizer(encode: Callable[[str], list[int]], pretrained: str | Path, setting: str) -> None:
+    """Raises ValueError where a folder has a tokenizer that gives a text other ids than `encode` does."""
+    theirs = _stored_encode(Path(pretrained))
+    if theirs is None:
+        return
+    for text in PROBES:
+        if encode(text) != theirs(text):
+            raise ValueError(
+                f"{setting}: the text tokenizer is not that of {pretrained}, it gives {text!r} other ids: "
+                f"{_right_tokenizer(pretrained)}"
+            )
+
+
+def _stored_encode(folder: Path) -> Callable[[str], list[int]] | None:
+    try:
+        if (folder / "tokenizer.json").is_file():
+            from tokenizers import Tokenizer
+
+            model = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            model.no_truncation()
+            model.no_padding()
+            return lambda text: model.encode(text, add_special_tokens=False).ids
+        if (folder / "tokenizer.model").is_file():
+            from sentencepiece import SentencePieceProcessor
+
+            return SentencePieceProcessor(model_file=str(folder / "tokenizer.model")).encode
+    except Exception as error:  # tokenizers raises Exception itself
+        raise ValueError(f"{folder}: its tokenizer is damaged ({_first_line(error)})") from error
+    return None
+
+
+def _right_tokenizer(pretrained: str | Path) -> str:
+    """What to do about a tokenizer that does not belong to the model."""
+    folder = Path(pretrained)
+    if (folder / "tokenizer.model").is_file():
+        return f"give text_tokenizer.model_file {folder / 'tokenizer.model'}"
+    if (folder / "tokenizer.json").is_file():
+        return f"give unifluid.tokenizers.HuggingFaceTokenizer with file {folder / 'tokenizer.json'}"
+    return "give the text tokenizer that belongs to it"
 
 
 def _damaged(folder: str) -> str | None:

@@ -129,6 +129,7 @@ class UniFluid(Trainable):
         if self._trainer is not None and self.trainer.ckpt_path is None:
             for part in self.model.slots():
                 part.load_pretrained()
+            self.model.backbone.check_tokenizer(self.text_tokenizer)
             if self.init_from is not None:
                 start_from(self, self.init_from, self.init_weights)
         if self.device_mesh is not None:
