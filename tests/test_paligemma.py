@@ -265,6 +265,7 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_one_line(case, tmp_path):
 
 def test_a_tokenizer_of_another_model_is_one_line(case, tmp_path):
     rows = case.pieces * 2
+    gemma.write_tokenizer(tmp_path / "tokenizer.model")
     gemma.write_paligemma(tmp_path, "gemma", rows)
     line = mistake(case, tmp_path, text_head=ClassificationHead())
     expected = (
