@@ -22,6 +22,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.base import ExampleDataset
@@ -190,6 +191,7 @@ class Mixture(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         trainer, rows = self.trainer, MixedRows(self.streams, self.counts, self.seed)
+        check_accumulation(trainer)
         for stream in self.streams.values():
             stream.dataset.check_tokenizer(trainer.lightning_module.image_tokenizer)
         sampler = StepSampler(
@@ -227,6 +229,16 @@ class Mixture(L.LightningDataModule):
             worker_init_fn=outlive_sigterm,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )
+
+
+def check_accumulation(trainer: L.Trainer) -> None:
+    """The rows of a step are shared out over a fixed number of batches, and an epoch ends with a step."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, GradientAccumulationScheduler) and len(callback.scheduling) > 1:
+            raise ValueError(
+                "GradientAccumulationScheduler: the rows of a step are fixed, so a schedule would change nothing but "
+                "speed; give trainer.accumulate_grad_batches"
+            )
 
 
 def outlive_sigterm(worker: int) -> None:

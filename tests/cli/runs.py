@@ -42,6 +42,23 @@ class FailInValidation(L.Callback):
             raise ValueError("failed in validation")
 
 
+class Steps(L.Callback):
+    """Where the last run validated, and the ids of each of its batches."""
+
+    validated: list[int]
+    ids: list[tuple[str, ...]]
+
+    def __init__(self):
+        Steps.validated, Steps.ids = [], []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        Steps.ids.append(tuple(batch.ids))
+
+    def on_validation_end(self, trainer, module):
+        if not trainer.sanity_checking:
+            Steps.validated.append(trainer.global_step)
+
+
 def fit_arguments(folder: Path, *more: str) -> list[str]:
     quiet = ["--trainer.enable_model_summary=false", f"--trainer.default_root_dir={folder}"]
     return ["fit", "--config", str(TINY), "--allow-module", "tiny", *quiet, *more]

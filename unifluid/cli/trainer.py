@@ -97,6 +97,8 @@ class CLI(LightningCLI):
             kwargs["precision"] = default_precision(str(settings["accelerator"]))
         if str(settings["precision"]) in HALF:
             raise ValueError(f"trainer.precision {settings['precision']} rounds updates away: give bf16-mixed, 32-true")
+        if isinstance(settings["val_check_interval"], int):  # optimizer steps; Lightning counts accumulated batches
+            kwargs["val_check_interval"] = settings["val_check_interval"] * settings["accumulate_grad_batches"]
         plugins = settings["plugins"] or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         try:
