@@ -20,7 +20,21 @@ def test_intervals_count_optimizer_steps(tmp_path):
     assert Steps.validated == [2, 4]
 
 
+def test_overfitting_repeats_its_batches(tmp_path):
+    options = ["--trainer.overfit_batches=4", "--trainer.accumulate_grad_batches=2"]
+    assert main(flags(tmp_path, *options)) == 0
+    assert len(Steps.ids) == 8 and Steps.ids[:4] == Steps.ids[4:] and len(set(Steps.ids)) == 4
+
+
 REFUSED = {
+    "a part of a step to overfit": (
+        ["--trainer.overfit_batches=1", "--trainer.accumulate_grad_batches=2"],
+        "trainer.overfit_batches 1 ends inside a step of accumulate_grad_batches 2 batches",
+    ),
+    "epochs of a step and a half": (
+        ["--trainer.limit_train_batches=3", "--trainer.accumulate_grad_batches=2"],
+        "trainer.limit_train_batches 3 ends inside a step",
+    ),
     "a schedule of accumulation": (
         [
             "--trainer.callbacks+=lightning.pytorch.callbacks.GradientAccumulationScheduler",
