@@ -19,9 +19,11 @@ class Interrupt(L.Callback):
     def __init__(self, step: int):
         self.step = step
 
+    def on_fit_start(self, *_):
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
+
     def on_train_batch_end(self, trainer, *_):
         if trainer.global_step == self.step:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
             signal.raise_signal(signal.SIGINT)
 
 
