@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from unifluid.storage import LAST
 
@@ -16,7 +19,9 @@ class LastCheckpoint(Checkpoint):
     """Keeps `last.ckpt` in the run's folder, the one before as `last.previous.ckpt`.
 
     Args:
-        every: optimizer steps between saves; it is saved at the end of training, too, and on SIGTERM.
+        every: optimizer steps between saves; it is saved at the end of training, too, on SIGTERM and on Ctrl-C.
+
+    Ctrl-C ends the run after the step that is under way; a second one ends it at once.
     """
 
     def __init__(self, every: int = 500):
@@ -24,14 +29,32 @@ class LastCheckpoint(Checkpoint):
             raise ValueError(f"checkpoint.every must be at least 1 step, got {every}")
         self.every = every
         self._saved = 0  # the step last saved, or resumed from
+        self.interrupted = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._saved = trainer.global_step
+        self._saved = self._step = trainer.global_step
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored in the background
+            signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, *_: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # for the second
+        self.interrupted = True
+        rank_zero_info("\nCtrl-C: finishing this step, then saving; once more to stop at once")
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if signal.getsignal(signal.SIGINT) == self._interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         # The last step is saved here, before the scores that other callbacks take at the end of training.
         if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
             self._save(trainer)
+        stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        if stepped and trainer.world_size > 1:
+            self.interrupted = trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
+        if stepped and self.interrupted:
+            signal.raise_signal(signal.SIGTERM)  # the trainer ends between two batches, on all ranks
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._save(trainer)
@@ -41,6 +64,8 @@ class LastCheckpoint(Checkpoint):
         ready = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if isinstance(exception, SIGTERMException) and ready % trainer.accumulate_grad_batches == 0:
             self._save(trainer)
+            if self.interrupted:
+                rank_zero_info(f"saved at step {self._saved}: the same command goes on from there")
 
     def _save(self, trainer: L.Trainer) -> None:
         if trainer.global_step == self._saved or trainer.fast_dev_run:  # also while gradients accumulate

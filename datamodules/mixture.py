@@ -7,12 +7,14 @@ examples, step by step.
 
 Global row g = step · R + r, with R rows a step. Which stream it belongs to and which example of that stream it is are
 functions of (seed, g). Ranks, accumulation and workers only slice the rows, so they change no result, and a resumed
-run starts at the trainer's step with nothing lost or repeated.
+run starts at the trainer's step with nothing lost or repeated. With trainer.overfit_batches, an epoch is the first
+steps, again and again, with the same draws.
 """
 
 from __future__ import annotations
 
 import atexit
+import math
 import multiprocessing
 import os
 import signal
@@ -22,6 +24,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.base import ExampleDataset
@@ -190,15 +193,17 @@ class Mixture(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         trainer, rows = self.trainer, MixedRows(self.streams, self.counts, self.seed)
+        check_steps(trainer)
         for stream in self.streams.values():
             stream.dataset.check_tokenizer(trainer.lightning_module.image_tokenizer)
+        repeated = repeated_steps(trainer, self.steps_per_epoch)
         sampler = StepSampler(
             rows.rows_per_step,
-            self.steps_per_epoch,
+            repeated or self.steps_per_epoch,
             trainer.accumulate_grad_batches,
             trainer.global_rank,
             trainer.world_size,
-            lambda: trainer.global_step,
+            lambda: trainer.global_step % repeated if repeated else trainer.global_step,
         )
         text = sum(n for name, n in self.counts.items() if self.streams[name].dataset.task in TEXT_TASKS)
         collate = trainer.lightning_module.collator(text, rows.rows_per_step - text, training=True)
@@ -227,6 +232,29 @@ class Mixture(L.LightningDataModule):
             worker_init_fn=outlive_sigterm,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )
+
+
+def check_steps(trainer: L.Trainer) -> None:
+    """The rows of a step are shared out over a fixed number of batches, and an epoch ends with a step."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, GradientAccumulationScheduler) and len(callback.scheduling) > 1:
+            raise ValueError(
+                "GradientAccumulationScheduler: the rows of a step are fixed, so a schedule would change nothing but "
+                "speed; give trainer.accumulate_grad_batches"
+            )
+    parts = trainer.accumulate_grad_batches
+    for name in ("overfit_batches", "limit_train_batches"):
+        value = getattr(trainer, name)
+        if isinstance(value, int) and value % parts:
+            raise ValueError(f"trainer.{name} {value} ends inside a step of accumulate_grad_batches {parts} batches")
+
+
+def repeated_steps(trainer: L.Trainer, steps_per_epoch: int) -> int:
+    """How many steps `trainer.overfit_batches`, a number of batches or a share of an epoch, repeats; 0 for none."""
+    value = trainer.overfit_batches
+    if isinstance(value, float):
+        return math.ceil(value * steps_per_epoch)
+    return value // trainer.accumulate_grad_batches
 
 
 def outlive_sigterm(worker: int) -> None:

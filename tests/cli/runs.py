@@ -19,9 +19,11 @@ class Interrupt(L.Callback):
     def __init__(self, step: int):
         self.step = step
 
+    def on_fit_start(self, *_):
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
+
     def on_train_batch_end(self, trainer, *_):
         if trainer.global_step == self.step:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
             signal.raise_signal(signal.SIGINT)
 
 
@@ -40,6 +42,23 @@ class FailInValidation(L.Callback):
     def on_validation_batch_end(self, trainer, *_):
         if not trainer.sanity_checking:
             raise ValueError("failed in validation")
+
+
+class Steps(L.Callback):
+    """Where the last run validated, and the ids of each of its batches."""
+
+    validated: list[int]
+    ids: list[tuple[str, ...]]
+
+    def __init__(self):
+        Steps.validated, Steps.ids = [], []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        Steps.ids.append(tuple(batch.ids))
+
+    def on_validation_end(self, trainer, module):
+        if not trainer.sanity_checking:
+            Steps.validated.append(trainer.global_step)
 
 
 def fit_arguments(folder: Path, *more: str) -> list[str]:

@@ -87,6 +87,7 @@ def test_one_seed_decides_all(finished, tmp_path, capsys):
 def test_interrupted_by_hand_it_goes_on_to_the_same_end(finished, tmp_path):
     interrupted = fit_arguments(tmp_path, "--trainer.callbacks+=cli.runs.Interrupt", "--trainer.callbacks.step=5")
     assert main([*interrupted, "--allow-module", "cli"]) == 130
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 5  # though every is 2
     assert main(fit_arguments(tmp_path)) == 0
     same_training_state(finished / "last.ckpt", tmp_path / "last.ckpt")
     assert losses(tmp_path) == losses(finished)

@@ -6,6 +6,7 @@ import lightning as L
 import pytest
 import tiny
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 from toy import make_module, make_trainer
@@ -23,6 +24,9 @@ class Gradients(L.Callback):
     def on_before_optimizer_step(self, trainer, module, optimizer):
         self.gradients = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
 
+    def on_train_end(self, trainer, module):
+        self.logged = {n: v.item() for n, v in trainer.logged_metrics.items() if n.startswith("train/")}
+
 
 def make() -> UniFluid:
     torch.manual_seed(0)  # the image encoder is built before the module
@@ -31,12 +35,18 @@ def make() -> UniFluid:
 
 def one_step(tmp_path, parts: list[list[tuple[int, Example]]]) -> dict[str, Tensor]:
     """Gradients of a step whose rows come as these batches."""
+    return run_step(tmp_path, parts).gradients
+
+
+def run_step(tmp_path, parts: list[list[tuple[int, Example]]]) -> Gradients:
     module, seen = make(), Gradients()
     text = sum(example.response is not None for _, example in ROWS)
     collate = module.collator(text_rows=text, image_rows=len(ROWS) - text)
-    trainer = make_trainer(tmp_path, seen, steps=1, accumulate_grad_batches=len(parts))
+    trainer = make_trainer(
+        tmp_path, seen, steps=1, accumulate_grad_batches=len(parts), logger=CSVLogger(tmp_path), log_every_n_steps=1
+    )
     trainer.fit(module, DataLoader([collate(part) for part in parts], batch_size=None))
-    return seen.gradients
+    return seen
 
 
 def by_hand(rows: list[tuple[int, Example]]) -> dict[str, Tensor]:
@@ -74,6 +84,13 @@ def tasks_apart() -> list[list[tuple[int, Example]]]:
 )
 def test_a_step_is_the_same_however_it_is_cut(tmp_path, parts, expected):
     assert_close(one_step(tmp_path, parts), expected)
+
+
+def test_the_logged_losses_are_those_of_the_whole_step(tmp_path):
+    whole = run_step(tmp_path, [ROWS]).logged
+    assert {"train/text", "train/visual", "train/caption", "train/generate"} <= set(whole)
+    for parts in ([ROWS[:2], ROWS[2:]], tasks_apart(), tasks_apart()[::-1]):
+        assert run_step(tmp_path, parts).logged == pytest.approx(whole, rel=1e-5)
 
 
 def test_the_gradients_of_a_step_depend_on_its_rows(expected):

@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from callbacks.last import LastCheckpoint
 from unifluid.cli.runs import expand
@@ -97,6 +97,8 @@ class CLI(LightningCLI):
             kwargs["precision"] = default_precision(str(settings["accelerator"]))
         if str(settings["precision"]) in HALF:
             raise ValueError(f"trainer.precision {settings['precision']} rounds updates away: give bf16-mixed, 32-true")
+        if isinstance(settings["val_check_interval"], int):  # optimizer steps; Lightning counts accumulated batches
+            kwargs["val_check_interval"] = settings["val_check_interval"] * settings["accumulate_grad_batches"]
         plugins = settings["plugins"] or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         try:
@@ -111,7 +113,12 @@ class CLI(LightningCLI):
         if ckpt_path is None and self._get(self.config, "resume"):
             ckpt_path = latest(self.trainer.default_root_dir)
         self.trainer.ckpt_path = ckpt_path
-        self.trainer.fit(**kwargs)
+        try:
+            self.trainer.fit(**kwargs)
+        except SIGTERMException:
+            if any(isinstance(c, LastCheckpoint) and c.interrupted for c in self.trainer.callbacks):
+                raise KeyboardInterrupt from None  # Ctrl-C, not a scheduler
+            raise
 
     def validate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         self.trainer.ckpt_path = ckpt_path or self._last()

@@ -202,11 +202,33 @@ class UniFluid(Trainable):
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         text = (losses.text * batch.label_weight).sum() * parts / max(batch.text_rows_in_step, 1)
         visual = losses.image.mean((1, 2)).sum() * parts / max(batch.image_rows_in_step, 1)
-        self.log_dict({"train/text": text.detach(), "train/visual": visual.detach()}, prog_bar=True, sync_dist=True)
-        every = self.trainer.log_every_n_steps
-        if every and (self.global_step + 1) % every == 0:  # `log` takes its time also where nothing is logged
-            self.log_dict({f"train/{task}": total / n for task, total, n in self._task_losses(losses, batch)})
+        self._log_step(torch.stack([text, visual]).detach(), losses, batch, batch_idx)
         return visual + self.lam * text
+
+    def _log_step(self, parts: Tensor, losses: TokenLosses, batch: Batch, batch_idx: int) -> None:
+        """Log the losses of a whole optimizer step, over accumulated batches and ranks, at its last batch."""
+        trainer, n = self.trainer, self.trainer.accumulate_grad_batches
+        first, last = batch_idx % n == 0, (batch_idx + 1) % n == 0 or trainer.is_last_batch
+        self.step_losses = parts / n if first else self.step_losses + parts / n
+        if last:
+            text, visual = self.step_losses
+            self.log_dict({"train/text": text, "train/visual": visual}, prog_bar=True, sync_dist=True)
+        every = trainer.log_every_n_steps
+        if not every or (self.global_step + 1) % every:  # `log` takes its time also where nothing is logged
+            return
+        if first:
+            self.step_totals = torch.zeros(len(TASKS), 2, device=self.device)
+        for task, total, count in self._task_losses(losses, batch):
+            self.step_totals[TASKS.index(task)] += torch.stack([total, total.new_tensor(count)])
+        if last:
+            self._log_means("train", self.step_totals)
+
+    def _log_means(self, prefix: str, totals: Tensor) -> None:
+        """Mean losses by task, from sums and counts of all ranks, of which one may have had none of some task."""
+        totals = self.trainer.strategy.reduce(totals.to(self.device, torch.float32), reduce_op="sum")
+        for task, (total, n) in zip(TASKS, totals.tolist(), strict=True):
+            if n:
+                self.log(f"{prefix}/{task}", total / n)
 
     def _task_losses(self, losses: TokenLosses, batch: Batch) -> Iterator[tuple[Task, Tensor, int]]:
         """For each task in this batch the sum of its examples' losses, and how many they are."""
@@ -227,11 +249,7 @@ class UniFluid(Trainable):
             self.totals[TASKS.index(task)] += torch.tensor([total.item(), n], dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
-        """Means over the examples of all ranks, of which one may have had none of some task."""
-        totals = self.trainer.strategy.reduce(self.totals.to(self.device, torch.float32), reduce_op="sum")
-        for task, (total, n) in zip(TASKS, totals.tolist(), strict=True):
-            if n:
-                self.log(f"val/{task}", total / n)
+        self._log_means("val", self.totals)
 
     # the same figures, under the same names, with the scores of the callbacks
     on_test_epoch_start, test_step = on_validation_epoch_start, validation_step
