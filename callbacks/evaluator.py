@@ -92,6 +92,9 @@ class Evaluator(Scheduled):
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """What would stop the evaluation should stop the run before it starts. Raises OSError or ValueError."""
 
+    def begin(self) -> None:  # noqa: B027 - most need nothing
+        """Called before each evaluation, on all ranks alike: what `about` and `judge` go by is the same everywhere."""
+
     def about(self) -> dict[str, Any]:
         """What else a reader of the scores must know: the network, the split, a hash of the prompts, …"""
         return {}
@@ -116,6 +119,7 @@ class Evaluator(Scheduled):
     def _evaluate(self, trainer: L.Trainer, module: L.LightningModule, stage: Stage, weights: Weights) -> None:
         start, prefix = time.monotonic(), self.prefix if weights == "ema" else f"{self.prefix}_raw"
         results, self.device = Path(trainer.default_root_dir) / FOLDER, module.device
+        self.begin()
         with live_weights(trainer, module, weights) as live, trained_precision(trainer):
             made_by = {"class": type(self).__qualname__, "weights": fingerprint(module.model), "items": self.size}
             blocks = Blocks(results / ".unfinished", prefix, made_by | self._settings())

@@ -12,7 +12,6 @@ from torch import Tensor
 from callbacks.blocks import Outcome, file_name, settings
 from callbacks.evaluator import FOLDER, FirstItems
 from callbacks.geneval import DEFAULT_SAMPLING
-from callbacks.schedule import Stage
 from callbacks.sheet import Cell, Line
 from datamodules.base import ExampleDataset
 from unifluid.decoding import ImageSampling, generate_images
@@ -86,9 +85,8 @@ class FID(FirstItems):
         reference = "real images beside the drawn ones" if self._real is None else str(self._path)
         return self.features.about() | {"reference": reference, "resize": RESIZE}
 
-    def run(self, trainer: L.Trainer, module: L.LightningModule, stage: Stage) -> None:
+    def begin(self) -> None:
         self._real = self._read()
-        super().run(trainer, module, stage)
 
     def judge(
         self, module: L.LightningModule, items: list[Example], indices: list[int], progress: Progress

@@ -71,6 +71,7 @@ DISTANCE = """
 import sys
 import lightning as L, torch
 from toy import make_data, make_module
+from callbacks.ema import EMA
 from callbacks.fid import FID
 from callbacks.geneval import GenEval
 from datamodules.shapes import Shapes
@@ -96,7 +97,7 @@ trainer = L.Trainer(
     accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto", max_steps=1,
     logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     default_root_dir=out, num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False,
-    callbacks=[FID(prompts, Pixels(), n=17, sampling=sampling), GenEval(prompts, judge, judge, **options)],
+    callbacks=[EMA(0.5), FID(prompts, Pixels(), n=17, sampling=sampling, weights="both"), GenEval(prompts, judge, judge, **options)],
 )
 trainer.fit(make_module(), make_data())
 """
