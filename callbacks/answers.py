@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from callbacks.blocks import Outcome, file_name, grouped
+from callbacks.blocks import Outcome, file_name
 from callbacks.texts import TextEvaluator
 from datamodules.base import ExampleDataset
 from datamodules.formats.jsonl import write_json
-from unifluid.evaluation.questions import AnswerMetric
+from unifluid.evaluation.questions import AnswerMetric, answer_scores
 from unifluid.evaluation.scores import Score
 from unifluid.evaluation.submissions import AnswerList, Submission
 from unifluid.sequence import Example
@@ -56,13 +56,8 @@ class AnswerScore(TextEvaluator):
 
     def summary(self, outcomes: list[Outcome]) -> dict[str, Score]:
         known = [outcome for outcome in outcomes if outcome["right"] is not None]
-        if not known:
-            return {}
-        scores = {"accuracy": Score.of_values(outcome["right"] for outcome in known)}
-        if self.types is not None:
-            by_type = {kind: Score.of_values(v) for kind, v in sorted(grouped(known, "type", "right").items())}
-            scores |= by_type | {"mean_of_types": Score.mean(list(by_type.values()))}
-        return scores
+        types = None if self.types is None else [outcome["type"] for outcome in known]
+        return answer_scores([outcome["right"] for outcome in known], types)
 
     def write(self, folder: Path, outcomes: list[Outcome]) -> None:
         answers = [(outcome["question_id"], outcome["text"]) for outcome in outcomes]

@@ -16,8 +16,7 @@ from callbacks.sheet import Cell, Line
 from datamodules.base import ExampleDataset
 from unifluid.decoding import ImageSampling, generate_images
 from unifluid.decoding.prefix import Progress
-from unifluid.evaluation.distributions import inception_score, kid, precision_recall
-from unifluid.evaluation.frechet import Normal, frechet_distance
+from unifluid.evaluation.distributions import image_scores
 from unifluid.evaluation.inception import Inception
 from unifluid.evaluation.scores import Score
 from unifluid.evaluation.statistics import Statistics, read_statistics
@@ -109,15 +108,8 @@ class FID(FirstItems):
         drawn = torch.stack([outcome["drawn"] for outcome in outcomes])
         if self._real is None:
             self._real = self._keep(torch.stack([outcome["real"] for outcome in outcomes]))
-        distance = frechet_distance(Normal.of(drawn), self._real.normal)
-        scores = {self.features.distance: Score(distance, len(drawn))}
-        if self.kid:
-            scores["kid"] = kid(drawn, self._real.features)
-        if self.precision_recall:
-            scores |= precision_recall(drawn, self._real.features)
-        if self.inception_score:
-            scores["inception_score"] = inception_score(torch.stack([outcome["logits"] for outcome in outcomes]))
-        return scores
+        logits = torch.stack([outcome["logits"] for outcome in outcomes]) if self.inception_score else None
+        return image_scores(drawn, self._real, self.features.distance, self.kid, self.precision_recall, logits)
 
     def cells(self, outcomes: list[Outcome]) -> list[Cell]:
         return [Cell([outcome["image"]], [Line(outcome["prompt"])]) for outcome in outcomes]

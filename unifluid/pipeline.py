@@ -53,9 +53,18 @@ def load(
     return Pipeline(to_device(module, device), stored.weights, precision)
 
 
-def to_device(module: M, device: str | None = None) -> M:
-    """`module` moved there; default: the GPU where there is one. Raises ValueError naming the device."""
+def choose_device(device: str | None = None) -> torch.device:
+    """Default: the GPU where there is one. Raises ValueError naming a device that is unknown or missing."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r}: {str(error).splitlines()[0]}") from error
+
+
+def to_device(module: M, device: str | None = None) -> M:
+    """`module` moved to `choose_device(device)`. Raises ValueError naming the device."""
+    device = device or str(choose_device())
     try:
         return module.to(device)
     except (RuntimeError, AssertionError) as error:  # torch's words for a device that is unknown, missing or full

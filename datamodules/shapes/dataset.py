@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from datamodules.base import ExampleDataset
@@ -11,7 +11,7 @@ from datamodules.shapes.language import CAPTION_PROMPT, PLACES_PROMPT, caption, 
 from datamodules.shapes.prompts import TAGS, long_prompt, make_prompt
 from datamodules.shapes.questions import ASKED, QUESTIONS
 from datamodules.shapes.render import render
-from datamodules.shapes.scenes import HELD_OUT, Draw, Scene
+from datamodules.shapes.scenes import COLOUR_NAMES, HELD_OUT, MAX_THINGS, SHAPES, Draw, Scene, World
 from unifluid import randomness
 from unifluid.sequence import TASKS, Example, Task
 
@@ -50,10 +50,12 @@ class Shapes(ExampleDataset):
 
     split: `train`; `val` draws other scenes, and prompts that never occur in training; `compositional` holds examples
     about (shape, colour) pairs that occur in neither. val and compositional go through the categories of prompts in
-    turn, train draws them by `shares` (relative weights by GenEval tag). Kinds of questions do the same with
-    `question_shares`, which may name two more that only teach, size and position; kinds of edits take turns.
+    turn, train draws them by `shares` (relative weights by GenEval tag; a tag of weight 0 is in no split). Kinds of
+    questions do the same with `question_shares`, which may name two more that only teach, size and position; kinds of
+    edits take turns.
     long_prompts: share of training prompts that describe everything in the picture.
     places: share of training captions that are asked to say where things are, and do.
+    shapes, colours, things: a smaller world, learned sooner: fewer of them, and at most so many things in a scene.
     """
 
     def __init__(
@@ -67,6 +69,9 @@ class Shapes(ExampleDataset):
         question_shares: Mapping[str, float] = QUESTION_SHARES,
         long_prompts: float = 0.0,
         places: float = 0.0,
+        shapes: Sequence[str] = SHAPES,
+        colours: Sequence[str] = COLOUR_NAMES,
+        things: int = MAX_THINGS,
     ) -> None:
         if task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
@@ -84,6 +89,9 @@ class Shapes(ExampleDataset):
         self.task, self.image_size, self.split, self.seed, self.length = task, image_size, split, seed, length
         self.shares, self.question_shares = dict(shares), dict(question_shares)
         self.long_prompts, self.places = long_prompts, places
+        self.world = World(shapes, colours, things)
+        if split == "compositional" and not any(HELD_OUT[shape] in self.world.colours for shape in self.world.shapes):
+            raise ValueError(f"no pair of shapes and colours here is held out; there are {HELD_OUT}")
         self.make: Callable[[Draw, int], Draft] = getattr(self, f"_{task}")
 
     def __len__(self) -> int:
@@ -93,7 +101,7 @@ class Shapes(ExampleDataset):
         if not 0 <= index < self.length:
             raise IndexError(f"index {index} outside 0…{self.length - 1}")
         key = randomness.derive(self.seed, "shapes", self.split, self.task, index)
-        draw = Draw(key, self.image_size, held_out=self.split == "compositional")
+        draw = Draw(key, self.image_size, self.split == "compositional", self.world)
         draft = self.make(draw, index)
         while not self._accepts(draft):
             draft = self.make(draw, index)
@@ -148,7 +156,8 @@ class Shapes(ExampleDataset):
     def _kind(self, draw: Draw, index: int, shares: Mapping[str, float], in_turn: tuple[str, ...]) -> str:
         if self.split == "train":
             return draw.random.choices(list(shares), list(shares.values()))[0]
-        return in_turn[index % len(in_turn)]
+        asked = [kind for kind in in_turn if shares.get(kind, 0) > 0] or in_turn
+        return asked[index % len(asked)]
 
     def _edit(self, draw: Draw, index: int) -> Draft:
         kind = list(EDITS)[index % len(EDITS)]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from datamodules.shapes.language import article, describe, reference
-from datamodules.shapes.scenes import MAX_THINGS, Draw, Kind, Scene, apart, extent, make_scene
+from datamodules.shapes.scenes import Draw, Kind, Scene, apart, extent, make_scene
 
 
 class Edit(NamedTuple):
@@ -36,7 +36,7 @@ def recolour(draw: Draw) -> Edit:
 
 
 def add(draw: Draw) -> Edit:
-    kinds = [*draw.kinds()[: MAX_THINGS - 1], draw.kind()]
+    kinds = [*draw.kinds()[: draw.world.things - 1], draw.kind()]
     return _with_and_without(draw, kinds, f"add {article(describe(kinds[-1], ('size', 'colour', 'shape')))}")
 
 

@@ -61,7 +61,7 @@ def two_object(draw: Draw, sized: bool) -> Content:
 
 
 def counting(draw: Draw, sized: bool) -> Content:
-    count, first = 2 + draw.below(3), draw.kind()
+    count, first = draw.several(), draw.kind()
     size = first.size if sized else None
     kinds = [draw.kind(size=size, shape=first.shape) for _ in range(count)]
     words = " ".join([NUMBERS[count], *([first.size] if sized else []), PLURALS[first.shape]])
@@ -122,18 +122,18 @@ def long_prompt(draw: Draw) -> Prompt:
 
 
 def several(draw: Draw) -> Scene:
-    """Two to four things of any kind."""
-    return draw.scene([draw.kind() for _ in range(2 + draw.below(3))])
+    """Two things or more, of any kind."""
+    return draw.scene([draw.kind() for _ in range(draw.several())])
 
 
 def listed(draw: Draw) -> tuple[Scene, str]:
-    """Two to four things in any order."""
+    """Two things or more, in any order."""
     scene = several(draw)
     return scene, described(draw.random.sample(scene.things, len(scene.things)))
 
 
 def placed(draw: Draw) -> tuple[Scene, str]:
-    """Two to four things and their places, from left to right."""
+    """Two things or more and their places, from left to right."""
     scene = several(draw)
     return scene, placed_things(scene)
 

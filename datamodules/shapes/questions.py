@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from datamodules.shapes.language import NUMBERS, PLURALS, article, describe, ninth, reference
 from datamodules.shapes.prompts import RELATIONS
-from datamodules.shapes.scenes import MAX_THINGS, OPPOSITE, Draw, Kind, Scene, make_scene, side
+from datamodules.shapes.scenes import OPPOSITE, Draw, Kind, Scene, make_scene, side
 
 
 class Question(NamedTuple):
@@ -62,12 +62,13 @@ def count(draw: Draw) -> Question:
         kinds, noun = draw.kinds(), "objects"
         matching = len(kinds)
     else:
-        matching = draw.below(MAX_THINGS + 1)
+        most = draw.world.things
+        matching = draw.below(most + 1)
         value = getattr(wanted, of)
         noun = PLURALS[value] if of == "shape" else f"{value} objects"
         least = max(matching, 1)
         kinds = [draw.kind(**{of: value}) for _ in range(matching)]
-        for _ in range(least + draw.below(MAX_THINGS + 1 - least) - matching):
+        for _ in range(least + draw.below(most + 1 - least) - matching):
             other = draw.kind()
             while getattr(other, of) == value:
                 other = draw.kind()

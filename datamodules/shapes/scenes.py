@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple, TypeVar
 
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
@@ -33,13 +33,37 @@ CLEARLY = 1.5  # one axis decides a relation where its distance is this many tim
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 SIZE_NAMES, COLOUR_NAMES, BACKGROUND_NAMES = tuple(SIZES), tuple(COLOURS), tuple(BACKGROUNDS)
-PALETTES = {  # the colours a shape may have: all but the held-out one, or all
-    False: {shape: tuple(c for c in COLOURS if c != HELD_OUT[shape]) for shape in SHAPES},
-    True: {shape: COLOUR_NAMES for shape in SHAPES},
-}
 
 Position = tuple[int, int]
 T = TypeVar("T")
+
+
+class World:
+    """What there is to draw: shapes, colours, and how many things a scene may have at most.
+
+    Raises ValueError where prompts, questions and edits would find too little of something.
+    """
+
+    def __init__(
+        self, shapes: Sequence[str] = SHAPES, colours: Sequence[str] = COLOUR_NAMES, things: int = MAX_THINGS
+    ) -> None:
+        for name, given, known, least in (("shapes", shapes, SHAPES, 2), ("colours", colours, COLOUR_NAMES, 3)):
+            if unknown := set(given) - set(known):
+                raise ValueError(f"{name} has {sorted(unknown)}; there are {', '.join(known)}")
+            if len(set(given)) < max(least, len(given)):
+                raise ValueError(f"{name} must be at least {least} different ones, got {list(given)}")
+        if not 2 <= things <= MAX_THINGS:
+            raise ValueError(f"things must be from 2 to {MAX_THINGS}, got {things}")
+        self.shapes, self.colours, self.things = tuple(shapes), tuple(colours), things
+
+    @cached_property
+    def palettes(self) -> dict[bool, dict[str, tuple[str, ...]]]:
+        """The colours each shape may have: all (True), or all but the held-out one (False)."""
+        seen = {shape: tuple(c for c in self.colours if c != HELD_OUT[shape]) for shape in self.shapes}
+        return {True: dict.fromkeys(self.shapes, self.colours), False: seen}
+
+
+WORLD = World()
 
 
 class Kind(NamedTuple):
@@ -124,10 +148,10 @@ class Draw:
     In the splits `train` and `val` no held-out (shape, colour) pair is ever drawn; `compositional` draws any pair.
     """
 
-    def __init__(self, seed: int, image_size: int, held_out: bool) -> None:
+    def __init__(self, seed: int, image_size: int, held_out: bool, world: World = WORLD) -> None:
         self.random = random.Random(seed)
         self.image_size = image_size
-        self.palettes = PALETTES[held_out]
+        self.world, self.palettes = world, world.palettes[held_out]
 
     def below(self, n: int) -> int:
         """An integer in [0, n)."""
@@ -141,17 +165,21 @@ class Draw:
 
     def shapes(self, n: int) -> list[str]:
         """n different shapes."""
-        return self.random.sample(SHAPES, n)
+        return self.random.sample(self.world.shapes, n)
 
     def kind(self, size: str | None = None, colour: str | None = None, shape: str | None = None) -> Kind:
         """A kind whose given attributes are kept; the others are drawn."""
         if shape is None:
-            shape = self.choice([s for s in SHAPES if colour is None or colour in self.palettes[s]])
+            shape = self.choice([s for s in self.world.shapes if colour is None or colour in self.palettes[s]])
         return Kind(size or self.choice(SIZE_NAMES), colour or self.choice(self.palettes[shape]), shape)
 
     def kinds(self) -> list[Kind]:
-        """One to four kinds, independent of each other."""
-        return [self.kind() for _ in range(1 + self.below(MAX_THINGS))]
+        """From one kind to as many as the world allows, independent of each other."""
+        return [self.kind() for _ in range(1 + self.below(self.world.things))]
+
+    def several(self) -> int:
+        """A number of things, two at least."""
+        return 2 + self.below(self.world.things - 1)
 
     def background(self) -> str:
         return self.choice(BACKGROUND_NAMES)

@@ -97,7 +97,11 @@ trainer = L.Trainer(
     accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto", max_steps=1,
     logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     default_root_dir=out, num_sanity_val_steps=0, limit_val_batches=0, use_distributed_sampler=False,
-    callbacks=[EMA(0.5), FID(prompts, Pixels(), n=17, sampling=sampling, weights="both"), GenEval(prompts, judge, judge, **options)],
+    callbacks=[
+        EMA(0.5),
+        FID(prompts, Pixels(), n=17, sampling=sampling, weights="both"),
+        GenEval(prompts, judge, judge, **options),
+    ],
 )
 trainer.fit(make_module(), make_data())
 """

@@ -302,11 +302,34 @@ def test_captions_are_right_in_any_wording():
         ({"task": "generate", "long_prompts": 2}, "long_prompts must"),
         ({"task": "caption", "places": -1}, "places must"),
         ({"task": "generate", "length": 0}, "length must"),
+        ({"task": "caption", "shapes": ["circle", "star"]}, r"shapes has \['star'\]; there are circle"),
+        ({"task": "caption", "colours": ["red", "red", "blue"]}, "colours must be at least 3 different ones"),
+        ({"task": "caption", "things": 1}, "things must be from 2 to 4, got 1"),
+        ({"task": "caption", "split": "compositional", "colours": ["red", "yellow", "brown"]}, "no pair of shapes"),
     ],
 )
 def test_mistakes_have_one_clear_line(options, message):
     with pytest.raises(ValueError, match=message):
         Shapes(**options)
+
+
+@pytest.mark.parametrize("split", ["train", "compositional"])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_smaller_world_has_no_more(task, split):
+    small = {"shapes": ["circle", "ring"], "colours": ["red", "green", "blue"], "things": 2, "long_prompts": 0.3}
+    dataset = Shapes(task, split=split, question_shares=dict.fromkeys(QUESTIONS, 1.0), **small)
+    for example in (dataset[i] for i in range(200)):
+        for scene in (example.meta["scene"], example.meta.get("source", example.meta["scene"])):
+            kinds = {(thing.colour, thing.shape) for thing in things_of(scene)}
+            assert kinds <= {(c, s) for c in small["colours"] for s in small["shapes"]}
+            assert split == "compositional" or ("green", "circle") not in kinds
+            assert len(scene["things"]) <= 2
+        assert not {"square", "triangle", "cross", "pink", "yellow"} & set(" ".join(texts_of(example)).split())
+
+
+def test_tags_without_weight_are_not_asked():
+    dataset = Shapes("generate", split="val", shares={"single_object": 1, "colors": 1, "counting": 0})
+    assert [dataset[i].meta["tag"] for i in range(4)] == ["single_object", "colors"] * 2
 
 
 def test_indices_end():

@@ -26,14 +26,14 @@ def run(command: str, args: list[str]) -> None:
     own = list(_own(options.images)) if options.images else []
     detector, colours = judges(rest)
 
-    import torch
     from rich import print as rich_print
     from rich.table import Table
 
     from unifluid.evaluation.geneval import score_images
     from unifluid.evaluation.known import painted
+    from unifluid.pipeline import choose_device
 
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = choose_device(options.device)
     table = Table("picture", "expected", "found", "", title="what is known, and what was found")
     wrong, cases = [], [*known_to(detector), *own]
     judged = score_images([image for image, _ in cases], [asked for _, asked in cases], detector, colours, device)

@@ -4,10 +4,32 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from unifluid.evaluation.frechet import Normal, frechet_distance
 from unifluid.evaluation.scores import Score
+from unifluid.evaluation.statistics import Statistics
 
 SEED = 2020  # torch-fidelity's own
 NEIGHBOURS = 3  # of the manifolds (Kynkäänniemi et al., 2019)
+
+
+def image_scores(
+    drawn: Tensor,
+    real: Statistics,
+    distance: str,
+    with_kid: bool = False,
+    with_precision_recall: bool = False,
+    logits: Tensor | None = None,
+) -> dict[str, Score]:
+    """All that is asked for of drawn features (n, F): the Fréchet distance, called `distance`; `kid`, `precision` and
+    `recall`, for which `real` must hold features; and `inception_score`, where logits (n, 1008) are given."""
+    scores = {distance: Score(frechet_distance(Normal.of(drawn), real.normal), len(drawn))}
+    if with_kid:
+        scores["kid"] = kid(drawn, real.features)
+    if with_precision_recall:
+        scores |= precision_recall(drawn, real.features)
+    if logits is not None:
+        scores["inception_score"] = inception_score(logits)
+    return scores
 
 
 def kid(drawn: Tensor, real: Tensor, subsets: int = 100, subset_size: int = 1000) -> Score:

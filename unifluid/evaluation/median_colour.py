@@ -23,11 +23,15 @@ class MedianColour(ColourClassifier):
 
     def _name(self, pixels: np.ndarray, detection: Detection) -> str:
         x0, y0, x1, y1 = detection.box
-        rows = slice(int(y0 + (y1 - y0) / 4), max(int(y1 - (y1 - y0) / 4), int(y0 + (y1 - y0) / 4) + 1))
-        columns = slice(int(x0 + (x1 - x0) / 4), max(int(x1 - (x1 - x0) / 4), int(x0 + (x1 - x0) / 4) + 1))
-        mask = np.asarray(detection.mask, bool)
-        inside = pixels[rows, columns][mask[rows, columns]]
+        mask, middle = np.asarray(detection.mask, bool), (_middle(y0, y1), _middle(x0, x1))
+        inside = pixels[middle][mask[middle]]
         median = np.median(inside if len(inside) else pixels[mask], axis=0)
         names = list(PAINT)
         palette = np.array([ImageColor.getrgb(PAINT[name]) for name in names])
         return names[int(((palette - median) ** 2).sum(1).argmin())]
+
+
+def _middle(low: float, high: float) -> slice:
+    """The middle half of a side, a pixel at least."""
+    start, stop = int(low + (high - low) / 4), int(high - (high - low) / 4)
+    return slice(start, max(stop, start + 1))

@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Sequence
 
+from unifluid.evaluation.scores import Score
 from unifluid.interfaces import Recorded
 
 
@@ -24,6 +26,21 @@ class AnswerMetric(Recorded, ABC):
         if not references:
             raise ValueError("an answer can only be scored beside references")
         return self.score(answer.strip(), [reference.strip() for reference in references])
+
+
+def answer_scores(right: Sequence[float], types: Sequence[str] | None = None) -> dict[str, Score]:
+    """How right each answer is -> `accuracy`, their mean; with the type of each question also a score for every type,
+    and `mean_of_types`, unweighted. Nothing where there are no answers."""
+    if not right:
+        return {}
+    scores = {"accuracy": Score.of_values(right)}
+    if types is not None:
+        groups: dict[str, list[float]] = defaultdict(list)
+        for kind, value in zip(types, right, strict=True):
+            groups[kind].append(value)
+        by_type = {kind: Score.of_values(values) for kind, values in sorted(groups.items())}
+        scores |= by_type | {"mean_of_types": Score.mean(list(by_type.values()))}
+    return scores
 
 
 class ExactMatch(AnswerMetric):

@@ -34,6 +34,10 @@ def test_a_folder_beside_a_folder_and_its_statistics(folders, capsys):
         {"frechet/efficientnet_lite0", "kid"} <= scores.keys() and scores["n/kid"] == 5 and scores["reference_n"] == 6
     )
     assert main([*ask, "--reference", str(folders / "s.npz"), "--batch-size", "2"]) == 0
+    other = ["--features=unifluid.evaluation.features.EfficientNetLite0", "--features.image_size=64"]
+    assert "s.npz: its network_image_size is 32, here 64" in error_line(
+        capsys, "score", "fid", "--images", drawn, *other, "--reference", folders / "s.npz"
+    )
     again = json.loads(out.read_text())
     assert again["frechet/efficientnet_lite0"] == pytest.approx(scores["frechet/efficientnet_lite0"], rel=1e-6)
     images = [torch.from_numpy(np.array(Image.open(drawn / f"{i}.png"))).permute(2, 0, 1) for i in range(5)]
@@ -55,6 +59,7 @@ def test_mistakes(folders, capsys, monkeypatch):
     assert "--inception-score needs the features of Inception" in error_line(
         capsys, *ask, real, *LITE, "--inception-score"
     )
+    assert "device 'no'" in error_line(capsys, *ask, real, *LITE, "--device", "no")
     (folders / "s.npz").write_bytes(b"no")
     assert "s.npz: no statistics of features" in error_line(capsys, *ask, folders / "s.npz", *LITE)
     Image.new("RGB", (9, 9)).save(drawn / "small.png")

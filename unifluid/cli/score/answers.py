@@ -20,23 +20,17 @@ def run(args: list[str]) -> None:
     from unifluid.cli.parts import instantiate, parse
     from unifluid.cli.score.results import check_ids, read_results, report
     from unifluid.cli.trainer import prepare
-    from unifluid.evaluation.questions import AnswerMetric
-    from unifluid.evaluation.scores import Score
+    from unifluid.evaluation.questions import AnswerMetric, answer_scores
 
     metric = instantiate(AnswerMetric, "metric", parse(AnswerMetric, "metric", prepare(rest)))
     rows = _rows(options.references)
     answers = read_results(options.results, "question_id", "answer")
     check_ids(answers, rows, options.results, "question_id")
-    right = {number: metric(answers[number], row["answers"]) for number, row in rows.items()}
-    scores = {"accuracy": Score.of_values(right.values())}
-    if options.types:
-        groups: dict[str, list[float]] = {}
-        for number, row in rows.items():
-            if options.types not in row["meta"]:
-                raise ValueError(f"{options.references}: question_id {number} has no {options.types!r} in its meta")
-            groups.setdefault(str(row["meta"][options.types]), []).append(right[number])
-        by_type = {name: Score.of_values(values) for name, values in sorted(groups.items())}
-        scores |= by_type | {"mean_of_types": Score.mean(list(by_type.values()))}
+    for number, row in rows.items() if options.types else ():
+        if options.types not in row["meta"]:
+            raise ValueError(f"{options.references}: question_id {number} has no {options.types!r} in its meta")
+    types = [str(row["meta"][options.types]) for row in rows.values()] if options.types else None
+    scores = answer_scores([metric(answers[number], row["answers"]) for number, row in rows.items()], types)
     about = {"references": options.references, "results": options.results, "metric": type(metric).__name__}
     report(scores, len(rows), about, options.out)
 

@@ -28,18 +28,17 @@ def run(args: list[str]) -> None:
     features = _features(rest)
     features.load()
 
-    import torch
-
-    from unifluid.evaluation.distributions import inception_score, kid, precision_recall
-    from unifluid.evaluation.frechet import Normal, frechet_distance
+    from unifluid.evaluation.distributions import image_scores
     from unifluid.evaluation.inception import Inception
-    from unifluid.evaluation.scores import Score
     from unifluid.evaluation.statistics import Statistics, read_statistics
+    from unifluid.pipeline import choose_device
 
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = choose_device(options.device)
     if options.inception_score and not isinstance(features, Inception):
         raise ValueError("--inception-score needs the features of Inception")
     statistics = read_statistics(real) if references is None else None
+    if statistics is not None:
+        statistics.check(real, features.about())
     compared = options.kid or options.precision_recall
     if compared and statistics is not None and statistics.features is None:
         raise ValueError(f"{real}: holds no features, which --kid and --precision-recall need: give a folder of images")
@@ -50,11 +49,7 @@ def run(args: list[str]) -> None:
         statistics = Statistics.of(found, _about(features, options.reference, len(references), size), keep=compared)
         if options.keep_statistics:
             statistics.write(options.keep_statistics)
-    distance = frechet_distance(Normal.of(drawn), statistics.normal)
-    scores = {features.distance: Score(distance, len(drawn))}
-    scores |= {"kid": kid(drawn, statistics.features)} if options.kid else {}
-    scores |= precision_recall(drawn, statistics.features) if options.precision_recall else {}
-    scores |= {"inception_score": inception_score(logits)} if options.inception_score else {}
+    scores = image_scores(drawn, statistics, features.distance, options.kid, options.precision_recall, logits)
     _report(options, features, scores, statistics)
 
 

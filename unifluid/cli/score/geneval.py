@@ -26,13 +26,13 @@ def run(args: list[str]) -> None:
     samples = find_samples(options.images, options.samples)
     detector, colours = judges(rest)
 
-    import torch
     from tqdm import tqdm
 
     from callbacks.blocks import grouped
     from unifluid.evaluation.geneval import score_images, summary
+    from unifluid.pipeline import choose_device
 
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = choose_device(options.device)
     outcomes: list[dict[str, Any]] = []
     with tqdm(total=len(samples), desc="geneval", unit="image") as bar:
         for start in range(0, len(samples), BATCH):
