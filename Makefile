@@ -26,7 +26,9 @@ lint: install
 demo: install
 	$(BIN)/unifluid fit --config experiments/demo_autoencoder.yaml
 	$(BIN)/unifluid fit --config experiments/demo.yaml
+	$(BIN)/unifluid report runs/demo --title "The default run" --out runs/demo/report.html
 	@echo "runs/demo holds config.yaml, last.ckpt, scores.json, samples.png, results and TensorBoard logs."
+	@echo "Open runs/demo/report.html in a browser to see them all."
 
 emoji: install
 	test -f data/emoji/test.jsonl || $(BIN)/unifluid data emoji --out data/emoji
@@ -34,4 +36,6 @@ emoji: install
 	$(BIN)/unifluid fit --config experiments/emoji_features.yaml
 	$(BIN)/unifluid fit --config experiments/emoji.yaml
 	grep -qs emoji/concept runs/emoji/scores.json || $(BIN)/unifluid test --config experiments/emoji.yaml
+	$(BIN)/unifluid report runs/emoji --title "Emoji" --out runs/emoji/report.html
 	@echo "runs/emoji holds config.yaml, last.ckpt, scores.json, samples.png, results and TensorBoard logs."
+	@echo "Open runs/emoji/report.html in a browser to see them all."

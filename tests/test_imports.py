@@ -41,6 +41,7 @@ ROOMS = {
     "unifluid.modules": ((*MATHS, *STORES, *TRAINING, "unifluid.sharding"), ("torch", "lightning")),
     "unifluid.costs": ((*MATHS, "unifluid.model"), ("torch",)),
     "unifluid.evaluation": ((*MATHS, "unifluid.weights"), ANY),
+    "unifluid.report": (("unifluid", "unifluid.evaluation.scores"), ANY),
     "datamodules": ((*MATHS, "unifluid.configs", "unifluid.evaluation.coco"), ANY),
     "callbacks": ((*MATHS, *STORES, *SCORING, "unifluid.sharding", "datamodules"), ANY),
     "unifluid.pipeline": (EVERYTHING, ANY),
@@ -68,6 +69,8 @@ HEAVY = {
     "torch_fidelity",
     "gradio",
     "matplotlib",
+    "jinja2",
+    "tensorboard",
 }
 
 
