@@ -75,19 +75,23 @@ def chart(curves: Sequence[tuple[str, Curve]], colours: Mapping[str, Look], fall
             full = {"color": look.colour, "linestyle": look.dash, "linewidth": 1.7, "marker": marker, "markersize": 3}
             if len(own) > 1:
                 for curve in own:
-                    axes.plot(*curve, color=look.colour, linestyle=look.dash, linewidth=0.7, alpha=0.4)
+                    axes.plot(*curve, color=look.colour, linestyle=look.dash, linewidth=0.9, alpha=0.4)
             axes.plot(*mean(own), **full)
-        scale_axes(axes, [v for _, curve in curves for v in curve.values] if falling else [])
+        scale_axes(axes, [v for _, curve in curves for v in curve.values], falling)
         return svg(figure)
 
 
-def scale_axes(axes: Axes, losses: Sequence[float]) -> None:
-    """Steps as 10k. A logarithmic axis with plain numbers where all losses are above 0 and far apart."""
+def scale_axes(axes: Axes, values: Sequence[float], falling: bool) -> None:
+    """Steps from 0 on, as 10k. No room below 0 for what cannot be there; losses far apart by their logarithms."""
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if losses and min(losses) > 0 and max(losses) > 10 * min(losses):
+    lowest = min(values)
+    if lowest >= 0:
+        axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
+    if falling and 0 < 10 * lowest < max(values):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

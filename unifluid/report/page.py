@@ -6,17 +6,22 @@ import base64
 import io
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from unifluid import __version__
 from unifluid.evaluation.scores import Score
 from unifluid.report.charts import Look, chart, embedded, looks
 from unifluid.report.runs import Curve, Run, read_runs
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
 
 TITLE = "Runs"
 PIXELS = 24_000_000  # of all pictures of a page, about 4 MB
@@ -108,14 +113,25 @@ def render(runs: Sequence[Run], title: str, sections: Sequence[Section]) -> str:
     )
 
 
-def templates():  # -> jinja2.Environment
+def templates() -> Environment:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
         from matplotlib import figure  # noqa: F401
     except ModuleNotFoundError as error:
         raise ValueError(f"a page needs the package {error.name}: pip install 'unifluid[report]'") from error
     loader = PackageLoader("unifluid.report", ".")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["breakable"] = breakable
+    return environment
+
+
+def breakable(text: str) -> Markup:
+    """Keys and paths may be broken after the dots and slashes before their parts; numbers stay whole."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([./])(?=[A-Za-z_])", r"\1<wbr>", escape(text)))
 
 
 def section_of(section: Section, figures: Iterator[str]) -> dict[str, object]:

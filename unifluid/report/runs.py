@@ -37,10 +37,10 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """`name` is its own among the runs of a page; runs of one `label` belong together, such as seeds of one setting."""
+    """`title` is no other's on the page; runs of one `label` belong together, such as seeds of one setting."""
 
     folder: Path
-    name: str
+    title: str
     label: str
     settings: Mapping[str, str]  # dotted key -> value
     losses: Mapping[str, Curve]  # tag -> values by step
@@ -52,10 +52,6 @@ class Run:
     seconds: float | None  # of training
     last: Mapping[str, Any]  # line of the last evaluation: time, version, commit
     pictures: Mapping[str, Path]  # "samples" or a prefix -> file
-
-    @property
-    def title(self) -> str:
-        return self.name if self.label == self.name else f"{self.label} · {self.name}"
 
 
 def read_runs(folders: Sequence[Path], labels: Sequence[str] | None = None) -> list[Run]:
@@ -70,8 +66,19 @@ def read_runs(folders: Sequence[Path], labels: Sequence[str] | None = None) -> l
     repeated = [path for path, n in Counter(folder.resolve() for folder in folders).items() if n > 1]
     if repeated:
         raise ValueError(f"{repeated[0]} is given twice")
-    names = short_names(folders)
-    return [read_run(*about) for about in zip(folders, names, labels or names, strict=True)]
+    labels = short_names(folders) if labels is None else labels
+    return [read_run(*about) for about in zip(folders, titles(folders, labels), labels, strict=True)]
+
+
+def titles(folders: Sequence[Path], labels: Sequence[str]) -> list[str]:
+    """The label, and where several runs have it, the ends of their paths."""
+    found = list(labels)
+    for label, n in Counter(labels).items():
+        if n > 1:
+            own = [i for i, other in enumerate(labels) if other == label]
+            for i, name in zip(own, short_names([folders[i] for i in own]), strict=True):
+                found[i] = f"{label} · {name}"
+    return found
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
@@ -83,7 +90,7 @@ def short_names(folders: Sequence[Path]) -> list[str]:
     return ["/".join(path[-n:]) for path in parts]
 
 
-def read_run(folder: Path, name: str, label: str) -> Run:
+def read_run(folder: Path, title: str, label: str) -> Run:
     flat, lines, scalars = read_scores(folder / SCORES), read_results(folder / RESULTS), read_events(folder)
     config = read_config(folder / CONFIG)
     drawn = {key: as_text(value) for key, value in flat.items() if key.startswith(("sampling/", "seed/"))}
@@ -92,7 +99,7 @@ def read_run(folder: Path, name: str, label: str) -> Run:
     pictures = {"samples": folder / SAMPLES} | {p.stem: p for p in sorted((folder / RESULTS).glob("*.png"))}
     return Run(
         folder,
-        name,
+        title,
         label,
         settings=dict(flatten(config)) if config else drawn,
         losses={tag: curve for tag, curve in scalars.items() if tag.startswith(LOSSES) and tag not in NO_LOSSES},
