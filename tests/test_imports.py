@@ -70,6 +70,7 @@ HEAVY = {
     "gradio",
     "matplotlib",
     "jinja2",
+    "markupsafe",
     "tensorboard",
 }
 

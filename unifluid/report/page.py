@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import math
 import os
@@ -131,7 +132,7 @@ def breakable(text: str) -> Markup:
     """Keys and paths may be broken after the dots and slashes before their parts; numbers stay whole."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub(r"([./])(?=[A-Za-z_])", r"\1<wbr>", escape(text)))
+    return Markup(re.sub(r"([./])(?=[A-Za-z_])", r"\1<wbr>", str(escape(text))))
 
 
 def section_of(section: Section, figures: Iterator[str]) -> dict[str, object]:
@@ -175,8 +176,7 @@ def overview(runs: Sequence[Run]) -> Table:
             "training": lambda run: None if run.seconds is None else duration(run.seconds),
             **{name: rate(key, form) for key, (name, form) in RATES.items()},
             "evaluated": lambda run: run.last.get("time", "").replace("T", " ")[:16],
-            "version": lambda run: run.last.get("version"),
-            "commit": lambda run: run.last.get("commit"),
+            "version": lambda run: run.last.get("commit") or run.last.get("version"),
             "folder": lambda run: str(run.folder),
         },
     )
@@ -274,7 +274,7 @@ def written(out: Path) -> Iterator[IO[str]]:
     partial = out.with_name(f".{out.name}.partial")
     try:
         if out.is_dir():
-            raise IsADirectoryError(21, "is a folder: name a file in it", str(out))
+            raise IsADirectoryError(errno.EISDIR, "is a folder: name a file in it", str(out))
         out.parent.mkdir(parents=True, exist_ok=True)
         file = partial.open("w", encoding="utf-8")
     except OSError as error:

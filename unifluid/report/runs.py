@@ -61,6 +61,8 @@ def read_runs(folders: Sequence[Path], labels: Sequence[str] | None = None) -> l
     if labels is not None and len(labels) != len(folders):
         raise ValueError(f"{len(folders)} runs have {len(labels)} labels: give one for each, in the same order")
     for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder")
         if not (folder / CONFIG).is_file() and not (folder / SCORES).is_file():
             raise ValueError(f"{folder}: no run, it holds neither {CONFIG} nor {SCORES}")
     repeated = [path for path, n in Counter(folder.resolve() for folder in folders).items() if n > 1]
