@@ -9,8 +9,8 @@ import pytest
 
 from unifluid.evaluation.scores import Score
 from unifluid.report.charts import chart, looks, mean, thinned
-from unifluid.report.page import duration
 from unifluid.report.runs import Curve, flatten, group_scores, history, read_events, read_results, read_runs
+from unifluid.report.tables import duration
 
 
 def test_classes_in_a_list_go_by_name():
@@ -58,6 +58,8 @@ def test_events_of_an_interrupted_run(tmp_path):
         with SummaryWriter(tmp_path, filename_suffix=f".{start}") as writer:
             for step, value in enumerate(values, start):
                 writer.add_scalar("train/text", value, step)
+    with SummaryWriter(tmp_path, filename_suffix=".test") as writer:
+        writer.add_scalar("val/text", 4.0, 0)  # of an evaluation
     with SummaryWriter(tmp_path / "nested") as writer:
         writer.add_scalar("train/other", 1.0, 0)
     assert read_events(tmp_path) == {"train/text": Curve([0, 1, 2, 4], [3.0, 2.0, 1.5, 1.0])}

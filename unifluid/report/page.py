@@ -1,4 +1,4 @@
-"""From runs to the page: which tables, charts and pictures there are; `page.html` is the rest."""
+"""From runs to the page: which sections, charts and pictures there are; `page.html` is the rest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from unifluid import __version__
-from unifluid.evaluation.scores import Score
 from unifluid.report.charts import Look, chart, embedded, looks
 from unifluid.report.runs import Curve, Run, read_runs
+from unifluid.report.tables import Cell, Table, differences, overview, score_tables, settings
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -27,15 +27,6 @@ if TYPE_CHECKING:
 TITLE = "Runs"
 PIXELS = 24_000_000  # of all pictures of a page, about 4 MB
 QUALITY = 82  # of WebP
-NONE = "–"
-RATES = {  # of callbacks.Throughput: what they are called, and how they are shown
-    "step_seconds": ("seconds a step", "{:.3g}"),
-    "tokens": ("tokens a second", "{:,.0f}"),
-    "images": ("images a second", "{:,.1f}"),
-    "data_wait": ("waiting for data", "{:.1%}"),
-    "padding": ("padding", "{:.1%}"),
-    "memory_gib": ("memory, GiB", "{:.2f}"),
-}
 
 
 @dataclass(frozen=True)
@@ -49,18 +40,6 @@ class Section:
     text: str = ""
     table: Sequence[Sequence[str]] | None = None
     figure: str | None = None
-
-
-class Cell(NamedTuple):
-    text: str
-    note: str = ""
-
-
-class Table(NamedTuple):
-    """Rows of cells; the first row and the first column are headers."""
-
-    title: str
-    rows: list[list[Cell]]
 
 
 class Shown(NamedTuple):
@@ -102,8 +81,9 @@ def render(runs: Sequence[Run], title: str, sections: Sequence[Section]) -> str:
         losses=[shown._replace(content=next(figures)) for shown in losses],
         colours=colours,
         runs=overview(runs),
-        different=different,
-        common=common,
+        different=different and differences(runs, different),
+        keys=len(different),
+        common=[(key, runs[0].settings[key]) for key in common],
         scores=score_tables(runs),
         unscored=[run.title for run in runs if not run.scores],
         pictures=pictures(runs),
@@ -139,86 +119,6 @@ def section_of(section: Section, figures: Iterator[str]) -> dict[str, object]:
     table = section.table and Table(section.title, [[Cell(text) for text in row] for row in section.table])
     figure = next(figures) if section.figure is not None else None
     return {"title": section.title, "text": section.text, "table": table, "figure": figure}
-
-
-# -- tables -----------------------------------------------------------------------------------------------------
-
-
-def upright(table: Table) -> Table:
-    """Turned, where that makes it narrower than long."""
-    if len(table.rows[0]) <= len(table.rows):
-        return table
-    return table._replace(rows=[list(column) for column in zip(*table.rows, strict=True)])
-
-
-def per_run(title: str, runs: Sequence[Run], columns: Mapping[str, Callable[[Run], Cell | str | None]]) -> Table:
-    """What `columns` say of each run, without the columns that say nothing of any."""
-    cells = {name: [value(run) for run in runs] for name, value in columns.items()}
-    cells = {name: column for name, column in cells.items() if any(column)}
-    heads = [[Cell("run"), *map(Cell, cells)]]
-    rows = [[Cell(run.title), *(as_cell(column[i]) for column in cells.values())] for i, run in enumerate(runs)]
-    return upright(Table(title, heads + rows))
-
-
-def as_cell(value: Cell | str | None) -> Cell:
-    return value if isinstance(value, Cell) else Cell(value or NONE)
-
-
-def overview(runs: Sequence[Run]) -> Table:
-    def rate(name: str, form: str) -> Callable[[Run], str | None]:
-        return lambda run: form.format(run.throughput[name]) if name in run.throughput else None
-
-    return per_run(
-        "Runs",
-        runs,
-        {
-            "last step": lambda run: None if run.last_step is None else f"{run.last_step:,}",
-            "training": lambda run: None if run.seconds is None else duration(run.seconds),
-            **{name: rate(key, form) for key, (name, form) in RATES.items()},
-            "evaluated": lambda run: run.last.get("time", "").replace("T", " ")[:16],
-            "version": lambda run: run.last.get("commit") or run.last.get("version"),
-            "folder": lambda run: str(run.folder),
-        },
-    )
-
-
-def duration(seconds: float) -> str:
-    """
-    >>> duration(59.6), duration(61), duration(7260)
-    ('1 min 00 s', '1 min 01 s', '2 h 01 min')
-    """
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    return f"{hours} h {m:02} min" if hours else f"{m} min {s:02} s" if m else f"{s} s"
-
-
-def settings(runs: Sequence[Run]) -> tuple[Table | None, list[tuple[str, str]]]:
-    """(those that differ between the runs, those that do not). Where a run lies is no setting."""
-    keys = dict.fromkeys(key for run in runs for key in run.settings if key != "trainer.default_root_dir")
-    common = [key for key in keys if len({run.settings.get(key) for run in runs}) == 1]
-    different = {key: (lambda run, key=key: run.settings.get(key)) for key in keys if key not in set(common)}
-    table = per_run("What differs", runs, different) if different else None
-    return table, [(key, runs[0].settings[key]) for key in common]
-
-
-def score_tables(runs: Sequence[Run]) -> list[Table]:
-    """A table for each prefix: value, 95 % interval and number of items."""
-    prefixes = dict.fromkeys(prefix for run in runs for prefix in run.scores)
-    return [score_table(prefix, [run for run in runs if prefix in run.scores]) for prefix in prefixes]
-
-
-def score_table(prefix: str, runs: Sequence[Run]) -> Table:
-    names = dict.fromkeys(name for run in runs for name in run.scores[prefix])
-    columns = {name: (lambda run, name=name: score_cell(run.scores[prefix].get(name))) for name in names}
-    about = {name: (lambda run, name=name: run.about[prefix].get(name)) for name in ("weights", "step")}
-    return per_run(prefix, runs, columns | about)
-
-
-def score_cell(score: Score | None) -> Cell | None:
-    if score is None:
-        return None
-    interval = "" if score.low is None else f"{score.low:.3f} – {score.high:.3f}, "
-    return Cell(f"{score.value:.3f}", f"{interval}n {score.n:,}")
 
 
 # -- figures ----------------------------------------------------------------------------------------------------

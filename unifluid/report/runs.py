@@ -221,14 +221,21 @@ def history(lines: list[dict[str, Any]]) -> dict[str, Curve]:
 
 
 def read_events(folder: Path) -> dict[str, Curve]:
-    """All scalars that TensorBoard shows for this folder; those of nested runs are not its own."""
+    """All scalars that TensorBoard shows for this folder; those of nested runs are not its own.
+
+    Losses that `unifluid validate` and `test` log are left out: they stand at step 0, whatever the checkpoint's.
+    """
     if not any(folder.glob("events.out.tfevents.*")):
         return {}
     from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALARS, TENSORS, EventAccumulator
 
     events = EventAccumulator(str(folder), size_guidance={SCALARS: 0, IMAGES: 1, TENSORS: 1})  # 0: all of them
     events.Reload()
-    return curves({tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()[SCALARS]})
+    found = {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in events.Tags()[SCALARS]}
+    for tag, by_step in found.items():
+        if tag.startswith("val/"):
+            by_step.pop(0, None)
+    return curves(found)
 
 
 def curves(found: Mapping[str, Mapping[int, float]]) -> dict[str, Curve]:
