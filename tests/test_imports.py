@@ -15,7 +15,7 @@ FILES = sorted(f for package in ("unifluid", "datamodules", "callbacks") for f i
 
 MATHS = tuple(
     f"unifluid.{name}"
-    for name in ("layout", "interfaces", "sequence", "packing", "randomness", "precision", "diffusion", "layers")
+    for name in ("layout", "interfaces", "sequence", "packing", "randomness", "precision", "diffusion", "layers", "lines")
 )
 STORES = ("unifluid", "unifluid.configs", "unifluid.shards", "unifluid.storage", "unifluid.checkpoints")
 TRAINING = ("unifluid.optimization", "unifluid.model")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import functools
 import glob
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from datamodules.formats.rows import FIELDS, PICTURES, REQUIRED, BadRow, text_fi
 from datamodules.formats.skipping import Skipping
 from datamodules.formats.tar import Shard, expand, open_shard, read_member
 from datamodules.images import decode_image
+from unifluid import lines
 from unifluid.sequence import Example, Task
 
 JSON = "json:"
@@ -218,6 +218,6 @@ def _open_or_empty(path: Path, folder: Path | None) -> Shard:
 
 def _utf8(data: bytes) -> str:
     try:
-        return data.removeprefix(codecs.BOM_UTF8).decode()
+        return lines.decode(data)
     except UnicodeDecodeError as error:
         raise BadRow("bad text", f"not UTF-8 ({error.reason})") from error
