@@ -118,10 +118,8 @@ class WebDataset(Skipping):
         for name in REQUIRED[self.task]:
             for place in self.fields[name]:
                 has = places[_member(place)][:, 1] >= 0
-                if missing := int((good & ~has).sum()):
-                    first = shard.keys[good & ~has][0].decode()
-                    detail = f"no member {_member(place)}" + (f", nor have {missing - 1} more" if missing > 1 else "")
-                    self.reject(f"{path} (id {first})", BadRow(f"no {name}", detail), missing)
+                for key in shard.keys[good & ~has].tolist():
+                    self.reject(f"{path} (id {key.decode()})", BadRow(f"no {name}", f"no member {_member(place)}"))
                 good &= has
         return good
 

@@ -15,6 +15,7 @@ from datamodules_shards import add, captions, colour, half_a_gigapixel, picture,
 from torch.utils.data import DataLoader
 
 from datamodules.formats import tar
+from datamodules.formats.skipping import inspection
 from datamodules.formats.tar import expand, scan
 from datamodules.formats.webdataset import WebDataset
 
@@ -88,7 +89,7 @@ def test_a_member_that_does_not_belong_spoils_its_sample_alone(tmp_path, member,
     assert data.skipped == Counter({"refused member": 1})
     assert f"{tmp_path}/a.tar (id 00001): refused member: {member[0]}" in caplog.text
     with pytest.raises(ValueError, match="1 of 3 caption rows are bad"):
-        dataset(tmp_path)
+        dataset(tmp_path, max_skipped=0)
     with pytest.raises(ValueError, match="refused member"):
         dataset(tmp_path, strict=True)
 
@@ -126,7 +127,11 @@ def test_counts_are_those_injected(tmp_path, caplog):
     assert len(data) == 95 and ids[90:] == ["00000"] * 5  # replaced by the next good one
     assert data.skipped == Counter({**wanted, **pictures})
     assert data.total == 98
-    assert any("(id huge): too many pixels" in line for line in data.named())
+    with inspection() as problems:
+        listed = dataset(tmp_path, max_skipped=0.1)
+        assert all(listed.at(row) is None or not listed.found[row] for row in range(95))
+    assert Counter(p.reason for p in problems) == data.skipped
+    assert [p for p in problems if p.where == f"{tmp_path}/a.tar (id huge)" and p.reason == "too many pixels"]
 
 
 def test_a_broken_json_member_is_skipped(tmp_path):
