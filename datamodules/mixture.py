@@ -174,13 +174,18 @@ class Mixture(L.LightningDataModule):
         return Path(self.trainer.default_root_dir) / "tokenizer.model"
 
     def prepare_data(self) -> None:
-        """Train the tokenizer where it has no vocabulary yet, on rank 0; every rank reads the file in `setup`."""
+        """Where the tokenizer has no vocabulary yet, restore or train it on rank 0; all ranks read the file in `setup`.
+
+        So tokenizer.model in the run's folder is always the one in use.
+        """
         tokenizer = getattr(self.trainer.lightning_module, "text_tokenizer", None)
         if tokenizer is None or tokenizer.ready:
             return
-        share = self.tokenizer_texts // len(self.streams)
-        texts = [t for s in self.streams.values() for t, _ in zip(s.dataset.texts(), range(share), strict=False)]
-        tokenizer.train(texts)
+        self.trainer.lightning_module.restore_tokenizer()
+        if not tokenizer.ready:
+            share = self.tokenizer_texts // len(self.streams)
+            texts = [t for s in self.streams.values() for t, _ in zip(s.dataset.texts(), range(share), strict=False)]
+            tokenizer.train(texts)
         self.tokenizer_file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.tokenizer_file.with_suffix(f".{os.getpid()}")
         temporary.write_bytes(tokenizer.state())

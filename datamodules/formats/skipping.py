@@ -30,7 +30,7 @@ _inspection: list[Problem] | None = None
 
 @contextlib.contextmanager
 def inspection() -> Iterator[list[Problem]]:
-    """Sources made within list all their problems in place of stopping at one and of the log (`unifluid data check`)."""
+    """Sources made within list all that is wrong, and neither stop nor log (`unifluid data check`)."""
     global _inspection
     _inspection = []
     try:
@@ -154,9 +154,9 @@ class Skipping(Source):
             return None
         example = f"; for example {self._example}" if self._example else ""
         return (
-            f"{self.source}: {skipped.total()} of {self.total} {self.task} rows are bad ({counted(skipped)}), {allowed} "
-            f"may be: mend them (unifluid data check --list FILE names all), or raise max_skipped={self.max_skipped:g} "
-            f"in init_args of the data set{example}"
+            f"{self.source}: {skipped.total()} of {self.total} {self.task} rows are bad ({counted(skipped)}), "
+            f"{allowed} may be: mend them (unifluid data check --list FILE names all), or raise "
+            f"max_skipped={self.max_skipped:g} in init_args of the data set{example}"
         )
 
     def _skip(self, row: int, error: BadRow) -> None:

@@ -96,7 +96,9 @@ def test_check_looks_at_what_only_callbacks_use(folder, tmp_path, capsys):
     config["trainer"]["callbacks"] = [grid]
     path.write_text(yaml.safe_dump(config))
     message = error_line(capsys, "data", "check", "--config", path, "--allow-module", "tiny")
-    assert message.startswith(f"not fit to train on: callbacks.SampleGrid.datasets.1 ({tmp_path}/nowhere/train.jsonl: no")
+    assert message.startswith(
+        f"not fit to train on: callbacks.SampleGrid.datasets.1 ({tmp_path}/nowhere/train.jsonl: no"
+    )
 
 
 def test_check_takes_a_file_and_names_ten(tmp_path, capsys):

@@ -171,8 +171,8 @@ class SentencePiece(TextTokenizer):
         if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
             return (
                 f"vocab_size {self._vocab_size} is too small: the text's characters and bytes alone need {found[1]}: "
-                f"--model.init_args.text_tokenizer.init_args.vocab_size {found[1]} or more, or a character_coverage below "
-                f"{self.character_coverage:g} there, which spells rare characters in bytes"
+                f"--model.init_args.text_tokenizer.init_args.vocab_size {found[1]} or more, or a character_coverage "
+                f"below {self.character_coverage:g} there, which spells rare characters in bytes"
             )
         return f"vocab_size {self._vocab_size} cannot be trained on this text: {message}"
 

@@ -188,7 +188,9 @@ def test_only_five_are_named(folder, caplog):
 def test_too_many_bad_pictures_stop_the_run(folder):
     write(folder, *(row(i, image="red.png" if i % 40 else "missing.png") for i in range(400)))  # 10 of 400 bad
     data = Folder(folder, "caption")
-    with pytest.raises(ValueError, match=r"6 of 400 caption rows are bad \(missing file: 6\), 5 may be.*max_skipped=0.01"):
+    with pytest.raises(
+        ValueError, match=r"6 of 400 caption rows are bad \(missing file: 6\), 5 may be.*max_skipped=0.01"
+    ):
         for i in range(400):
             data[i]
     data = Folder(folder, "caption", max_skipped=0.025)
@@ -199,7 +201,7 @@ def test_too_many_bad_pictures_stop_the_run(folder):
 @pytest.mark.parametrize("bad", [5, 6])
 def test_five_rows_of_a_small_set_may_be_bad(folder, bad):
     write(folder, *["{"] * 3, *(row(i, image="missing.png") for i in range(bad - 3)), *(row(i) for i in range(50)))
-    refused = pytest.raises(ValueError, match=rf"6 of 56 .*, 5 may be: .*--list.*max_skipped.*train\.jsonl:1: malformed")
+    refused = pytest.raises(ValueError, match=r"6 of 56 .*, 5 may be: .*--list.*max_skipped.*train\.jsonl:1: malformed")
     with contextlib.nullcontext() if bad == 5 else refused:
         data = Folder(folder, "caption")
         assert [data[i].id for i in range(len(data))]
