@@ -56,21 +56,27 @@ class Stored:
 
 
 def read(path: str | Path, weights: Weights | None = None) -> Stored:
-    """A checkpoint file or an exported folder. `weights` None: the EMA where there is one.
+    """A checkpoint file, an exported folder, or a run's. `weights` None: the EMA where there is one.
 
-    Raises FileNotFoundError or ValueError in one line that names the file.
+    Raises FileNotFoundError or ValueError in one line that names the file: also for weights that are not finite.
     """
-    path = Path(path)
+    path = storage.find(path)
     exported = path.is_dir() and not storage.is_sharded(path)
     stored = _read_folder(path) if exported else _read_checkpoint(path, weights)
     if weights not in (None, stored.weights):
         raise ValueError(f"{path}: holds {stored.weights} weights only, but {weights} were asked for")
+    for name, tensor in stored.tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(
+                f"{path}: {name} holds NaN or infinity, so the training that wrote it went astray: take an earlier "
+                "checkpoint (callbacks.NonFiniteGuard keeps such steps out)"
+            )
     return stored
 
 
 def read_config(path: str | Path) -> tuple[Config, bool]:
     """The config of the model in a checkpoint file, and whether it has an EMA. Errors as of `read`."""
-    checkpoint = storage.load(path, mmap=True, skip=("optimizer_states", "state_dict", "ema"))
+    checkpoint = storage.load(storage.find(path), mmap=True, skip=("optimizer_states", "state_dict", "ema"))
     return _stored_config(checkpoint, path), bool(checkpoint.get("ema"))
 
 
@@ -240,7 +246,7 @@ def _take_tokenizer(module: L.LightningModule, stored: Stored) -> None:
 
 def read_tokenizer(path: str | Path) -> bytes | None:
     """The text tokenizer in a checkpoint file or an exported folder, if it holds one. Errors as of `read`."""
-    path = Path(path)
+    path = storage.find(path)
     if path.is_dir() and not storage.is_sharded(path):
         found = _tokenizer_file(path)
         return found.read_bytes() if found else None

@@ -87,7 +87,8 @@ class WebDataset(Skipping):
         for number, (path, shard) in enumerate(zip(bar, shards, strict=True)):
             if shard.damage:
                 bad.append(f"{path}: {shard.damage}")
-                self.reject(str(path), BadRow("corrupt shard", shard.damage))
+                reason = "corrupt shard" if path.exists() else "missing shard"
+                self.reject(str(path), BadRow(reason, shard.damage))
             for key, reason, detail in shard.refused:
                 self.reject(f"{path} (id {key})", BadRow(reason, detail))
             places = {member: _locate(shard, member) for member in spans}

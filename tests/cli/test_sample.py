@@ -15,7 +15,7 @@ import unifluid
 from unifluid.cli.main import main
 from unifluid.modules.autoencoder import AutoencoderModule
 from unifluid.optimization import AdamW
-from unifluid.storage import save
+from unifluid.storage import load, save
 from unifluid.tokenizers import SmallKL
 
 
@@ -90,6 +90,10 @@ def test_texts_are_printed_and_recorded(checkpoint, tmp_path, pictures, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def test_a_runs_folder_stands_for_its_checkpoint(checkpoint, tmp_path):
+    assert run("generate", checkpoint.parent, "--prompt", "a cat", "--steps", 1, "--out", tmp_path) == 0
+
+
 def test_edit_and_export(checkpoint, tmp_path, pictures, capsys):
     flags = ["--image", *pictures, "--instruction", "red", "--steps", 2, "--order", "raster", "--source-guidance", 1.5]
     assert run("edit", checkpoint, *flags, "--out", tmp_path / "a") == 0
@@ -136,6 +140,15 @@ def test_a_full_disk_is_said_to_be_full(checkpoint, tmp_path, capsys):
     (tmp_path / "results.jsonl").symlink_to("/dev/full")
     ask = ["generate", "--ckpt", checkpoint, "--allow-module", "tiny", "--prompt", "a", "--steps", 1, "--out", tmp_path]
     assert error_line(capsys, *ask) == "No space left on device: free some space, then run the same command again"
+
+
+def test_weights_that_are_not_finite_draw_nothing(checkpoint, tmp_path, capsys):
+    content = load(checkpoint)
+    content["state_dict"]["model.boi"][0] = float("nan")
+    save(content, tmp_path / "last.ckpt")
+    ask = ["--ckpt", tmp_path, "--allow-module", "tiny", "--prompt", "a", "--out", tmp_path / "out"]
+    assert "last.ckpt: model.boi holds NaN or infinity" in error_line(capsys, "generate", *ask)
+    assert "model.boi holds NaN" in error_line(capsys, "export", "--ckpt", tmp_path, "--out", tmp_path / "model")
 
 
 def test_checkpoints_of_an_autoencoder_draw_nothing(tmp_path, capsys):

@@ -20,7 +20,7 @@ from callbacks.last import LastCheckpoint
 from unifluid.cli.runs import expand
 from unifluid.configs import ALLOWED
 from unifluid.precision import default_precision
-from unifluid.storage import AtomicCheckpointIO, latest
+from unifluid.storage import LAST, AtomicCheckpointIO, find, latest
 
 # True of how the kit works, and nothing a user can or should act on.
 EXPECTED = (
@@ -110,9 +110,10 @@ class CLI(LightningCLI):
     # not be read.
 
     def fit(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
-        if ckpt_path is None and self._get(self.config, "resume"):
-            ckpt_path = latest(self.trainer.default_root_dir)
-        self.trainer.ckpt_path = ckpt_path
+        if ckpt_path is not None:
+            self.trainer.ckpt_path = self._checkpoint(ckpt_path)
+        elif self._get(self.config, "resume"):
+            self.trainer.ckpt_path = latest(self.trainer.default_root_dir)
         try:
             self.trainer.fit(**kwargs)
         except SIGTERMException:
@@ -121,18 +122,31 @@ class CLI(LightningCLI):
             raise
 
     def validate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
-        self.trainer.ckpt_path = ckpt_path or self._last()
+        self.trainer.ckpt_path = self._checkpoint(ckpt_path)
         self.trainer.validate(**kwargs)
+        self._check_measured(self.trainer.num_val_batches)
 
     def test(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
-        self.trainer.ckpt_path = ckpt_path or self._last()
+        self.trainer.ckpt_path = self._checkpoint(ckpt_path)
         self.trainer.test(**kwargs)
+        self._check_measured(self.trainer.num_test_batches)
 
     def predict(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
-        self.trainer.ckpt_path = ckpt_path or self._last()
+        self.trainer.ckpt_path = self._checkpoint(ckpt_path)
         self.trainer.predict(**kwargs)
 
-    def _last(self) -> Path:
+    def _check_measured(self, batches: list[int | float]) -> None:
+        """Lightning passes over an evaluation without data, and the scores that callbacks take after it, in silence."""
+        if not sum(batches):
+            raise ValueError(
+                f"{self.command}: nothing was measured, and no scores were taken: data.init_args.validation names no data, "
+                "or trainer.limit_{val,test}_batches is 0"
+            )
+
+    def _checkpoint(self, path: str | Path | None) -> Path:
+        """The checkpoint at `path`, that of the run where it is None or "last", or of the run in the folder `path`."""
+        if path not in (None, LAST.removesuffix(".ckpt")):
+            return find(path)
         folder = self.trainer.default_root_dir
         path = latest(folder)
         if path is None:

@@ -221,7 +221,7 @@ def test_shards_that_are_no_tar_or_missing_are_bad(tmp_path):
     with pytest.raises(ValueError, match="4 of 7 shards are bad"):
         dataset(tmp_path, **options)
     data = dataset(tmp_path, **options, max_bad_shards=0.6)
-    assert len(data) == 3 and data.skipped == Counter({"corrupt shard": 4})
+    assert len(data) == 3 and data.skipped == Counter({"corrupt shard": 3, "missing shard": 1})
     with pytest.raises(ValueError, match="no such shard"):
         dataset(tmp_path / "nowhere")
 
@@ -249,7 +249,7 @@ def test_several_processes_make_the_same_index(tmp_path):
     several = dataset(tmp_path, index=str(tmp_path / "x"), index_workers=2, **options)
     alone = dataset(tmp_path, **options)
     assert [e.id for e in several] == [e.id for e in alone] and several.skipped == alone.skipped
-    assert several.skipped == Counter({"corrupt shard": 1})  # the sixth is missing
+    assert several.skipped == Counter({"missing shard": 1})
 
 
 def test_an_index_holds_no_pickle(tmp_path):
@@ -283,6 +283,9 @@ def test_a_shard_that_shrinks_during_a_run_is_noticed(tmp_path):
     path.write_bytes(path.read_bytes()[:1600])
     assert data[1].id == "00000"
     assert data.skipped == Counter({"corrupt shard": 1})
+    path.unlink()
+    with pytest.raises(ValueError, match="no usable caption row is left .*missing shard: 1"):
+        data[0]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
