@@ -8,6 +8,7 @@ model.safetensors, with config.json and tokenizer.model or tokenizer.json.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -114,8 +115,13 @@ def export(path: str | Path, out: str | Path, weights: Weights | None = None) ->
     stored, out = read(path, weights), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG_FILE).unlink(missing_ok=True)  # comes last: a folder that has it is complete
-    # clone: safetensors refuses tensors that share memory, as tied weights do
-    save_file({name: t.contiguous().clone() for name, t in stored.tensors.items()}, out / WEIGHTS_FILE)
+    partial = out / f".{WEIGHTS_FILE}.partial"
+    try:  # clone: safetensors refuses tensors that share memory, as tied weights do
+        save_file({name: t.contiguous().clone() for name, t in stored.tensors.items()}, partial)
+        os.replace(partial, out / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{out / WEIGHTS_FILE} cannot be written: {error}") from error
     for name in TOKENIZER_FILES:  # of a former export
         (out / name).unlink(missing_ok=True)
     if stored.tokenizer is not None:

@@ -57,6 +57,8 @@ def to_device(module: M, device: str | None = None) -> M:
     """`module` moved there; default: the GPU where there is one. Raises ValueError naming the device."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        if torch.device(device).type == "meta":
+            raise ValueError("device 'meta' computes nothing: give cpu or cuda")
         return module.to(device)
     except (RuntimeError, AssertionError) as error:  # torch's words for a device that is unknown, missing or full
         raise ValueError(f"device {device!r}: {str(error).splitlines()[0]}") from error

@@ -20,7 +20,12 @@ from unifluid.sequence import TASKS, Example, Task
 
 log = logging.getLogger(__name__)
 
-REASONS = (*images.REASONS, *rows.REASONS, "corrupt shard", "missing shard")  # what a row can be found to suffer from when it is read
+REASONS = (
+    *images.REASONS,
+    *rows.REASONS,
+    "corrupt shard",
+    "missing shard",
+)  # what a row can be found to suffer from when it is read
 SHOWN = 5  # bad rows named in the log
 FEW = 5  # bad rows that any data set may have: of a small one, a share says little
 
