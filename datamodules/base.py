@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.formats.rows import PICTURES
+from datamodules.formats.rows import PICTURES, Problem
 from unifluid.interfaces import ImageTokenizer, Recorded
 from unifluid.sequence import Example, Task
 
@@ -51,6 +51,7 @@ class ExampleDataset(Recorded, Dataset, ABC):
 class Source(ExampleDataset):
     """A data set that leaves bad rows out, and counts them (`formats.skipping` has the one implementation)."""
 
+    problems: list[Problem] | None  # all that is wrong, within `formats.skipping.inspection` only
     found: Tensor  # (rows,) one byte a row: 0, or 1 + the reason it has been found bad for
 
     @property
@@ -64,8 +65,8 @@ class Source(ExampleDataset):
         """How many rows have been found bad so far, by reason."""
 
     @abstractmethod
-    def named(self) -> list[str]:
-        """The first bad rows, with place and reason."""
+    def refusal(self) -> str | None:
+        """Why a run stops for what has been found so far, in one line."""
 
 
 class Wrapper(ExampleDataset):

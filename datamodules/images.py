@@ -7,8 +7,8 @@ torch.Size([3, 480, 640])
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -21,7 +21,23 @@ from datamodules.formats.rows import BadRow
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # an allowlist: the decoders of EPS, PSD, … never see the file
 MAX_PIXELS = 64_000_000
 MAX_RATIO = 20  # long side : short side
-REASONS = ("missing file", "not an image", "corrupt image", "too many pixels", "too small", "too elongated")
+REASONS = (
+    *("missing file", "not an image", "unsupported format"),
+    *("corrupt image", "too many pixels", "too small", "too elongated"),
+)
+OTHERS = {  # how files of formats outside the allowlist begin, so that a message can name them
+    "BMP": rb"BM",
+    "TIFF": rb"II\*\0|MM\0\*",
+    "AVIF or HEIC": rb"....ftyp(avif|avis|heic|heix|mif1)",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "JPEG 2000": rb"\0\0\0\x0cjP  ",
+    "PSD": rb"8BPS",
+    "EPS": rb"%!PS",
+    "PDF": rb"%PDF",
+    "ICO": rb"\x00\x00\x01\x00",
+    "PPM": rb"P[1-6]\s",
+    "SVG": rb"\s*(<\?xml[^>]*>\s*)?<svg",
+}
 
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {  # EXIF orientation -> what makes the picture upright
@@ -55,7 +71,7 @@ def decode_image(data: bytes, name: str) -> Tensor:
     return _decode(io.BytesIO(data), name)
 
 
-def _decode(file: Path | BinaryIO, name: str) -> Tensor:
+def _decode(file: Path | io.BytesIO, name: str) -> Tensor:
     try:
         with Image.open(file, formats=FORMATS) as image:
             _check_size(image, name)
@@ -64,11 +80,21 @@ def _decode(file: Path | BinaryIO, name: str) -> Tensor:
     except BadImage:
         raise
     except Image.UnidentifiedImageError as error:
-        raise BadImage("not an image", f"{name} is none of {', '.join(FORMATS)}") from error
+        raise _other(file, name) from error
     except Image.DecompressionBombError as error:
         raise BadImage("too many pixels", f"{name}: {error}") from error
     except Exception as error:  # decoders raise nearly anything on broken data: OSError, SyntaxError, struct.error, …
         raise BadImage("corrupt image", f"{name}: {error}") from error
+
+
+def _other(file: Path | io.BytesIO, name: str) -> BadImage:
+    """What to say of a file that is in none of `FORMATS`."""
+    with io.BytesIO(file.getvalue()) if isinstance(file, io.BytesIO) else file.open("rb") as opened:
+        head = opened.read(200)
+    kind = next((kind for kind, pattern in OTHERS.items() if re.match(pattern, head, re.DOTALL)), None)
+    if kind is None:
+        return BadImage("not an image", f"{name} is none of {', '.join(FORMATS)}")
+    return BadImage("unsupported format", f"{name} is {kind}: convert it to one of {', '.join(FORMATS)}")
 
 
 def to_tensor(image: Image.Image) -> Tensor:

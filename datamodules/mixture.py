@@ -14,7 +14,6 @@ steps, again and again, with the same draws.
 from __future__ import annotations
 
 import atexit
-import math
 import multiprocessing
 import os
 import signal
@@ -174,13 +173,18 @@ class Mixture(L.LightningDataModule):
         return Path(self.trainer.default_root_dir) / "tokenizer.model"
 
     def prepare_data(self) -> None:
-        """Train the tokenizer where it has no vocabulary yet, on rank 0; every rank reads the file in `setup`."""
+        """Where the tokenizer has no vocabulary yet, restore or train it on rank 0; all ranks read the file in `setup`.
+
+        So tokenizer.model in the run's folder is always the one in use.
+        """
         tokenizer = getattr(self.trainer.lightning_module, "text_tokenizer", None)
         if tokenizer is None or tokenizer.ready:
             return
-        share = self.tokenizer_texts // len(self.streams)
-        texts = [t for s in self.streams.values() for t, _ in zip(s.dataset.texts(), range(share), strict=False)]
-        tokenizer.train(texts)
+        self.trainer.lightning_module.restore_tokenizer()
+        if not tokenizer.ready:
+            share = self.tokenizer_texts // len(self.streams)
+            texts = [t for s in self.streams.values() for t, _ in zip(s.dataset.texts(), range(share), strict=False)]
+            tokenizer.train(texts)
         self.tokenizer_file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.tokenizer_file.with_suffix(f".{os.getpid()}")
         temporary.write_bytes(tokenizer.state())
@@ -193,13 +197,14 @@ class Mixture(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         trainer, rows = self.trainer, MixedRows(self.streams, self.counts, self.seed)
-        check_steps(trainer)
+        check_steps(trainer, self.steps_per_epoch)
         for stream in self.streams.values():
             stream.dataset.check_tokenizer(trainer.lightning_module.image_tokenizer)
         repeated = repeated_steps(trainer, self.steps_per_epoch)
+        # Of a share of the epoch, a float, Lightning takes the first batches itself.
         sampler = StepSampler(
             rows.rows_per_step,
-            repeated or self.steps_per_epoch,
+            repeated if repeated and isinstance(trainer.overfit_batches, int) else self.steps_per_epoch,
             trainer.accumulate_grad_batches,
             trainer.global_rank,
             trainer.world_size,
@@ -234,7 +239,7 @@ class Mixture(L.LightningDataModule):
         )
 
 
-def check_steps(trainer: L.Trainer) -> None:
+def check_steps(trainer: L.Trainer, steps_per_epoch: int) -> None:
     """The rows of a step are shared out over a fixed number of batches, and an epoch ends with a step."""
     for callback in trainer.callbacks:
         if isinstance(callback, GradientAccumulationScheduler) and len(callback.scheduling) > 1:
@@ -245,16 +250,24 @@ def check_steps(trainer: L.Trainer) -> None:
     parts = trainer.accumulate_grad_batches
     for name in ("overfit_batches", "limit_train_batches"):
         value = getattr(trainer, name)
-        if isinstance(value, int) and value % parts:
+        batches = limited(value, steps_per_epoch * parts)
+        if value and not batches:
+            raise ValueError(
+                f"trainer.{name} {value} of {steps_per_epoch * parts} batches is none: give a number of batches"
+            )
+        if batches % parts:
             raise ValueError(f"trainer.{name} {value} ends inside a step of accumulate_grad_batches {parts} batches")
+
+
+def limited(value: float, batches: int) -> int:
+    """How many batches Lightning takes where it is told `value`: a number, or as a float a share of the `batches`."""
+    return int(value * batches) if isinstance(value, float) else value
 
 
 def repeated_steps(trainer: L.Trainer, steps_per_epoch: int) -> int:
     """How many steps `trainer.overfit_batches`, a number of batches or a share of an epoch, repeats; 0 for none."""
-    value = trainer.overfit_batches
-    if isinstance(value, float):
-        return math.ceil(value * steps_per_epoch)
-    return value // trainer.accumulate_grad_batches
+    parts = trainer.accumulate_grad_batches
+    return limited(trainer.overfit_batches, steps_per_epoch * parts) // parts
 
 
 def outlive_sigterm(worker: int) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
+import gemma
 import lightning as L
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 from toy import make_data, make_module, make_trainer
 
 from callbacks.ema import EMA
@@ -16,6 +19,7 @@ from unifluid import storage
 from unifluid.backbones import Decoder
 from unifluid.checkpoints import export, read, start_from
 from unifluid.configs import ALLOWED
+from unifluid.tokenizers import SentencePiece, SmallKL
 
 TINY = (*ALLOWED, "tiny")
 
@@ -237,3 +241,55 @@ def test_a_module_that_no_checkpoint_could_store_stops_before_training(tmp_path)
     module.init_args = copy.copy(module.init_args) | {"lam": object()}
     with pytest.raises(ValueError, match=r"UniFluid\.lam is .*which a checkpoint cannot store"):
         make_trainer(tmp_path, steps=1).fit(module, make_data())
+
+
+# -- what is named beside init_from -------------------------------------------------------------------------------
+
+
+def small_kl(seed: int, path: Path) -> SmallKL:
+    """A tokenizer that names `path`, which holds its weights."""
+    torch.manual_seed(seed)
+    save_file(SmallKL(image_size=8, channels=8).state_dict(), path)
+    return SmallKL(image_size=8, channels=8, weights=str(path))
+
+
+def drawing_run(folder, tokenizer, steps=1, **options):
+    """A run whose vocabulary is trained from its data."""
+    torch.manual_seed(0)
+    module = make_module(image_tokenizer=tokenizer, **{"text_tokenizer": SentencePiece(300), **options})
+    trainer = make_trainer(folder, steps=steps)
+    trainer.fit(module, make_data())
+    path = folder / "last.ckpt"
+    trainer.save_checkpoint(path)
+    return module, path
+
+
+def test_weights_named_beside_init_from_win(tmp_path):
+    first, path = drawing_run(tmp_path / "a", small_kl(1, tmp_path / "1.safetensors"))
+    own = small_kl(2, tmp_path / "2.safetensors")
+    with pytest.warns(UserWarning, match=r"image_tokenizer keeps the weights .*2\.safetensors that it names") as warned:
+        module, _ = drawing_run(tmp_path / "b", own, steps=0, init_from=str(path))
+        assert not any("keep their initial values" in str(warning.message) for warning in warned)
+    assert same(module.model.image_tokenizer.state_dict(), load_file(tmp_path / "2.safetensors"))
+    assert same(module.model.text_head.state_dict(), first.model.text_head.state_dict())
+    again = SmallKL(**{**own.init_args, "weights": str(tmp_path / "1.safetensors")})  # as the first began: no conflict
+    module, _ = drawing_run(tmp_path / "c", again, steps=0, init_from=str(path))
+    assert same(module.state_dict(), first.state_dict())
+
+
+def test_the_folder_holds_the_vocabulary_in_use(tmp_path):
+    first, path = drawing_run(tmp_path / "a", tiny.Pixels())
+    other = {"text_tokenizer": SentencePiece(300, character_coverage=0.99), "init_from": str(path)}
+    module, later = drawing_run(tmp_path / "b", tiny.Pixels(), **other)
+    stored = (tmp_path / "b" / "tokenizer.model").read_bytes()
+    assert stored == module.text_tokenizer.state() == first.text_tokenizer.state() == read(later).tokenizer
+
+
+def test_another_vocabulary_named_beside_init_from_is_refused(tmp_path):
+    _, path = drawing_run(tmp_path / "a", tiny.Pixels())
+    gemma.write_tokenizer(tmp_path / "other.model")
+    named = SentencePiece(400, model_file=str(tmp_path / "other.model"))
+    with pytest.raises(ValueError, match=r"model.text_tokenizer reads .*other\.model, but .* another vocabulary"):
+        drawing_run(tmp_path / "b", tiny.Pixels(), steps=0, text_tokenizer=named, init_from=str(path))
+    same_file = SentencePiece(300, model_file=str(tmp_path / "a" / "tokenizer.model"))
+    drawing_run(tmp_path / "c", tiny.Pixels(), steps=0, text_tokenizer=same_file, init_from=str(path))

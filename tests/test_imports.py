@@ -17,6 +17,7 @@ MATHS = tuple(
     f"unifluid.{name}"
     for name in ("layout", "interfaces", "sequence", "packing", "randomness", "precision", "diffusion", "layers")
 )
+MATHS += ("unifluid.lines",)  # reading text is none, but as widely used
 STORES = ("unifluid", "unifluid.configs", "unifluid.shards", "unifluid.storage", "unifluid.checkpoints")
 TRAINING = ("unifluid.optimization", "unifluid.model")
 SCORING = ("unifluid.decoding", "unifluid.evaluation")

@@ -8,6 +8,7 @@ model.safetensors, with config.json and tokenizer.model or tokenizer.json.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,7 @@ Weights = Literal["ema", "raw"]
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")  # SentencePiece's, and that of `tokenizers`
+FILES = ("weights", "pretrained", "model_file", "file")  # arguments by which a part names what it reads
 FREE = ("compile", "init_from", "init_weights")  # settings that may differ when a run goes on: they change no result
 
 
@@ -55,21 +57,27 @@ class Stored:
 
 
 def read(path: str | Path, weights: Weights | None = None) -> Stored:
-    """A checkpoint file or an exported folder. `weights` None: the EMA where there is one.
+    """A checkpoint file, an exported folder, or a run's. `weights` None: the EMA where there is one.
 
-    Raises FileNotFoundError or ValueError in one line that names the file.
+    Raises FileNotFoundError or ValueError in one line that names the file: also for weights that are not finite.
     """
-    path = Path(path)
+    path = storage.find(path)
     exported = path.is_dir() and not storage.is_sharded(path)
     stored = _read_folder(path) if exported else _read_checkpoint(path, weights)
     if weights not in (None, stored.weights):
         raise ValueError(f"{path}: holds {stored.weights} weights only, but {weights} were asked for")
+    for name, tensor in stored.tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(
+                f"{path}: {name} holds NaN or infinity, so the training that wrote it went astray: take an earlier "
+                "checkpoint (callbacks.NonFiniteGuard keeps such steps out)"
+            )
     return stored
 
 
 def read_config(path: str | Path) -> tuple[Config, bool]:
     """The config of the model in a checkpoint file, and whether it has an EMA. Errors as of `read`."""
-    checkpoint = storage.load(path, mmap=True, skip=("optimizer_states", "state_dict", "ema"))
+    checkpoint = storage.load(storage.find(path), mmap=True, skip=("optimizer_states", "state_dict", "ema"))
     return _stored_config(checkpoint, path), bool(checkpoint.get("ema"))
 
 
@@ -98,7 +106,7 @@ def _read_folder(path: Path) -> Stored:
         raise ValueError(f"{path}: not an exported model, {name} is missing") from error
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: the exported model is damaged ({error})") from error
-    tokenizer = next((path / name for name in TOKENIZER_FILES if (path / name).exists()), None)
+    tokenizer = _tokenizer_file(path)
     return Stored(path, config, tensors, tokenizer.read_bytes() if tokenizer else None, weights)
 
 
@@ -107,8 +115,13 @@ def export(path: str | Path, out: str | Path, weights: Weights | None = None) ->
     stored, out = read(path, weights), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG_FILE).unlink(missing_ok=True)  # comes last: a folder that has it is complete
-    # clone: safetensors refuses tensors that share memory, as tied weights do
-    save_file({name: t.contiguous().clone() for name, t in stored.tensors.items()}, out / WEIGHTS_FILE)
+    partial = out / f".{WEIGHTS_FILE}.partial"
+    try:  # clone: safetensors refuses tensors that share memory, as tied weights do
+        save_file({name: t.contiguous().clone() for name, t in stored.tensors.items()}, partial)
+        os.replace(partial, out / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{out / WEIGHTS_FILE} cannot be written: {error}") from error
     for name in TOKENIZER_FILES:  # of a former export
         (out / name).unlink(missing_ok=True)
     if stored.tokenizer is not None:
@@ -171,9 +184,14 @@ def _bytes(tensor: Tensor) -> bytes:
 def start_from(module: L.LightningModule, path: str | Path, weights: Weights | None = None) -> None:
     """Take weights and tokenizer from `path` into a fresh module; what is missing or extra is reported once.
 
-    Raises ValueError for a tensor of another shape, or where no name matches.
+    A part that names other weights than the model in `path` began with keeps them. Raises ValueError for a tensor of
+    another shape, where no name matches, or where the module names another text tokenizer: embeddings mean nothing
+    without the vocabulary they were learned with.
     """
     stored = _read_paligemma(module, Path(path)) if is_paligemma(path) else read(path, weights)
+    kept = keep_named(describe(module), stored, "model.")
+    if stored.tokenizer is not None:
+        _take_tokenizer(module, stored)
     state = module.state_dict()
     own, given = ({_bare(name): name for name in names} for names in (state, stored.tensors))
     shared = own.keys() & given.keys()
@@ -183,15 +201,67 @@ def start_from(module: L.LightningModule, path: str | Path, weights: Weights | N
         ours, theirs = tuple(state[own[name]].shape), tuple(stored.tensors[given[name]].shape)
         if ours != theirs:
             raise ValueError(f"model.init_from: {name} has shape {ours} here but {theirs} in {path}")
-    if stored.tokenizer is not None:  # embeddings mean nothing without the vocabulary they were learned with
-        module.text_tokenizer.load_state(stored.tokenizer)
     module.load_state_dict({own[name]: stored.tensors[given[name]] for name in shared}, strict=False)
     rank_zero_info(f"init_from: {len(shared)} tensors from {path} ({stored.weights} weights)")
-    missing, extra = sorted(own.keys() - shared), sorted(given.keys() - shared)
+    missing, extra = sorted(n for n in own.keys() - shared if not n.startswith(kept)), sorted(given.keys() - shared)
     for kind, names in (("keep their initial values", missing), ("are left out", extra)):
         if names:
             some = ", ".join(names[:5]) + ", …" * (len(names) > 5)
             rank_zero_warn(f"init_from {path}: {len(names)} tensors {kind}: {some}")
+
+
+def keep_named(here: Config, stored: Stored, prefix: str = "") -> tuple[str, ...]:
+    """Leave out of `stored` the tensors of parts for which `here` names other weights than `stored` began with.
+
+    Returns the prefixes of their names.
+    """
+    prefixes = []
+    for name, part in here["init_args"].items():
+        own, began = _file_of(part), _file_of(stored.config.get("init_args", {}).get(name))
+        if own is None or own == began or name == "text_tokenizer":
+            continue
+        theirs = [tensor for tensor in stored.tensors if tensor.startswith(f"{prefix}{name}.")]
+        for tensor in theirs:
+            del stored.tensors[tensor]
+        if theirs:
+            prefixes.append(f"{prefix}{name}.")
+            rank_zero_warn(
+                f"init_from: {name} keeps the weights {own} that it names; null there takes those of {stored.path}"
+            )
+    return tuple(prefixes)
+
+
+def _file_of(part: Any) -> str | None:
+    """The file, folder or hub name that a part reads, if its settings name one."""
+    arguments = part.get("init_args") if isinstance(part, dict) else None
+    return next((arguments[name] for name in FILES if arguments.get(name) is not None), None) if arguments else None
+
+
+def _take_tokenizer(module: L.LightningModule, stored: Stored) -> None:
+    tokenizer = module.text_tokenizer
+    own, began = (
+        _file_of(c.get("text_tokenizer")) for c in (describe(module)["init_args"], stored.config["init_args"])
+    )
+    if own is not None and own != began and tokenizer.state() != stored.tokenizer:
+        raise ValueError(
+            f"model.text_tokenizer reads {own}, but the weights of model.init_from {stored.path} belong to another "
+            "vocabulary: name that, or none"
+        )
+    tokenizer.load_state(stored.tokenizer)
+
+
+def read_tokenizer(path: str | Path) -> bytes | None:
+    """The text tokenizer in a checkpoint file or an exported folder, if it holds one. Errors as of `read`."""
+    path = storage.find(path)
+    if path.is_dir() and not storage.is_sharded(path):
+        found = _tokenizer_file(path)
+        return found.read_bytes() if found else None
+    checkpoint = storage.load(path, mmap=True, skip=("optimizer_states", "state_dict", "ema"))
+    return _bytes(checkpoint["tokenizer"]) if "tokenizer" in checkpoint else None
+
+
+def _tokenizer_file(folder: Path) -> Path | None:
+    return next((folder / name for name in TOKENIZER_FILES if (folder / name).exists()), None)
 
 
 def _read_paligemma(module: L.LightningModule, path: Path) -> Stored:

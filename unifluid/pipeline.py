@@ -57,18 +57,21 @@ def choose_device(device: str | None = None) -> torch.device:
     """Default: the GPU where there is one. Raises ValueError naming a device that is unknown or missing."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
+        chosen = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # torch's words for a device that is unknown or missing
         raise ValueError(f"device {device!r}: {str(error).splitlines()[0]}") from error
+    if chosen.type == "meta":
+        raise ValueError("device 'meta' computes nothing: give cpu or cuda")
+    return chosen
 
 
 def to_device(module: M, device: str | None = None) -> M:
     """`module` moved to `choose_device(device)`. Raises ValueError naming the device."""
-    device = device or str(choose_device())
+    chosen = choose_device(device)
     try:
-        return module.to(device)
-    except (RuntimeError, AssertionError) as error:  # torch's words for a device that is unknown, missing or full
-        raise ValueError(f"device {device!r}: {str(error).splitlines()[0]}") from error
+        return module.to(chosen)
+    except RuntimeError as error:  # the device is full
+        raise ValueError(f"device {str(chosen)!r}: {str(error).splitlines()[0]}") from error
 
 
 class Pipeline:

@@ -169,6 +169,12 @@ def load(
         raise ValueError(f"{path}: not a checkpoint ({str(error).splitlines()[0]})") from error
 
 
+def find(path: str | Path) -> Path:
+    """`path`, or where that is a run's folder, its newest valid checkpoint. Errors as of `latest`."""
+    path = Path(path)
+    return latest(path) or path if path.is_dir() and not is_sharded(path) else path
+
+
 def latest(folder: str | Path) -> Path | None:
     """The newest valid checkpoint of a run, None where it has none yet.
 

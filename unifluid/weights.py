@@ -42,7 +42,7 @@ def locate(weights: str | Path, *wanted: str) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """A config beside weights. Raises ValueError naming the file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ValueError(f"{path.parent} holds no {path.name}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

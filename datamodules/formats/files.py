@@ -38,7 +38,7 @@ class FileRows(Skipping):
 
     def check_pictures(self, where: str, fields: dict[str, Any]) -> None:
         """An evaluation stops for a missing picture now, not after an hour."""
-        if self.strict:
+        if self.strict and self.problems is None:
             for path in (path for name in PICTURES for path in fields.get(name, ())):
                 if not (self.folder / path).is_file():
                     raise ValueError(f"{where} (id {fields['id']}): missing file: {self.folder / path}")

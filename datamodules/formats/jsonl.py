@@ -12,7 +12,6 @@ optional; other fields are ignored. Text is UTF-8.
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
 import re
@@ -21,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.formats.rows import BadRow, picture_fields, text_fields
+from unifluid import lines
 from unifluid.sequence import TASKS, Task
 
 
 def decode(data: bytes) -> dict[str, Any]:
     """A JSON object in UTF-8. Raises BadRow."""
     try:
-        row = json.loads(data.removeprefix(codecs.BOM_UTF8).decode())
+        row = json.loads(lines.decode(data))
     except UnicodeDecodeError as error:
         raise BadRow("bad text", f"not UTF-8 ({error.reason})") from error
     except (ValueError, RecursionError) as error:

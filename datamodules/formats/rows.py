@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from unifluid.sequence import Task
@@ -28,7 +29,19 @@ class BadRow(ValueError):
 
     def __init__(self, reason: str, detail: str):
         super().__init__(f"{reason}: {detail}")
-        self.reason = reason
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one row: file and place, a short key for counting, and what the message says more."""
+
+    where: str
+    reason: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}: {self.detail}"
 
 
 def text_fields(row: dict[str, Any], task: Task, default_id: str) -> dict[str, Any]:

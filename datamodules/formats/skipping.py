@@ -1,7 +1,8 @@
-"""Rows nobody vouches for: what is bad is left out, counted by reason, limited, and replaced, always alike."""
+"""Untrusted rows: bad ones are skipped and counted by reason, limited, and replaced, always alike."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from abc import abstractmethod
 from collections import Counter
@@ -13,14 +14,34 @@ import torch
 from datamodules import images
 from datamodules.base import Source
 from datamodules.formats import rows
-from datamodules.formats.rows import PICTURES, BadRow
+from datamodules.formats.rows import PICTURES, BadRow, Problem
 from unifluid.randomness import permuted_index
 from unifluid.sequence import TASKS, Example, Task
 
 log = logging.getLogger(__name__)
 
-REASONS = (*images.REASONS, *rows.REASONS, "corrupt shard")  # what a row can be found to suffer from when it is read
+REASONS = (
+    *images.REASONS,
+    *rows.REASONS,
+    "corrupt shard",
+    "missing shard",
+)  # what a row can be found to suffer from when it is read
 SHOWN = 5  # bad rows named in the log
+FEW = 5  # bad rows that any data set may have: of a small one, a share says little
+
+
+_inspection: list[Problem] | None = None
+
+
+@contextlib.contextmanager
+def inspection() -> Iterator[list[Problem]]:
+    """Sources made within list all that is wrong, and neither stop nor log (`unifluid data check`)."""
+    global _inspection
+    _inspection = []
+    try:
+        yield _inspection
+    finally:
+        _inspection = None
 
 
 class Skipping(Source):
@@ -31,7 +52,7 @@ class Skipping(Source):
     the next good one. Both kinds are counted in `skipped` by reason; the first five of each are named in the log.
 
     Raises ValueError, in one line, where more than `max_skipped` (a share) of the rows are bad or none is left, and, if
-    `strict` (evaluation), at the first bad row or repeated id.
+    `strict` (evaluation), at the first bad row or repeated id. `FEW` rows may always be bad, unless `max_skipped` is 0.
     """
 
     def __init__(self, source: str, task: Task, max_skipped: float, strict: bool):
@@ -39,8 +60,9 @@ class Skipping(Source):
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
         self.source, self.task = source, task
         self.max_skipped, self.strict = max_skipped, strict
+        self.problems = _inspection
         self._rejected: Counter[str] = Counter()
-        self._named: list[str] = []
+        self._example: str | None = None
         self._unchecked = 0  # bad rows since the limit was looked at
 
     @abstractmethod
@@ -53,15 +75,10 @@ class Skipping(Source):
 
     # -- the index ------------------------------------------------------------------------------------------------
 
-    def reject(self, where: str, error: BadRow, count: int = 1) -> None:
-        """`count` rows that are bad already in the index."""
-        message = f"{where}: {error}"
-        if self.strict:
-            raise ValueError(message) from error
-        self._rejected[error.reason] += count
-        if len(self._named) < SHOWN:
-            self._named.append(message)
-            log.warning("skipped %s", message)
+    def reject(self, where: str, error: BadRow) -> None:
+        """A row that is bad already in the index."""
+        self._rejected[error.reason] += 1
+        self._note(Problem(where, error.reason, error.detail), self._rejected.total())
 
     def begin(self, rows: int) -> None:
         """The index is read: there are `rows` rows."""
@@ -70,15 +87,18 @@ class Skipping(Source):
         # 0, or 1 + the reason a row is bad; shared, so that what a loader worker finds is counted here and once.
         self.found = torch.zeros(rows, dtype=torch.uint8).share_memory_()
         self._shown = torch.zeros(1, dtype=torch.int64).share_memory_()
-        self._limit()
+        if self.problems is None and (refusal := self.refusal()):
+            raise ValueError(refusal)
 
     def check_ids(self, hashes: np.ndarray) -> None:
         """Warn of repeated ids; in an evaluation they would count a row twice, or score it as another."""
         order = hashes.argsort(kind="stable")
-        repeated = order[1:][np.diff(hashes[order]) == 0]
-        if len(repeated):
-            row = int(repeated.min())
-            message = f"{self.where(row)}: the id is not unique ({len(repeated)} rows repeat an earlier one)"
+        repeated = np.sort(order[1:][np.diff(hashes[order]) == 0]).tolist()
+        if self.problems is not None:
+            detail = "an earlier row has it"
+            self.problems += [Problem(self.where(row), "repeated id", detail) for row in repeated]
+        elif repeated:
+            message = f"{self.where(repeated[0])}: the id is not unique ({len(repeated)} rows repeat an earlier one)"
             if self.strict:
                 raise ValueError(message)
             log.warning(message)
@@ -129,31 +149,40 @@ class Skipping(Source):
         numbers = torch.bincount(self.found, minlength=len(REASONS) + 1)[1:].tolist()
         return self._rejected + Counter(dict(zip(REASONS, numbers, strict=True)))
 
-    def named(self) -> list[str]:
-        """The first bad rows, with place and reason: five of the index, five of those read."""
-        bad = self.found.nonzero().flatten()[:SHOWN].tolist()
-        return [*self._named, *(f"{self.where(row)}: {REASONS[self.found[row] - 1]}" for row in bad)]
+    def refusal(self) -> str | None:
+        """Why a run stops for what has been found so far, in one line."""
+        if self.strict and self.problems:
+            return str(self.problems[0])
+        skipped = self.skipped
+        allowed = max(FEW, int(self.max_skipped * self.total)) if self.max_skipped else 0
+        if skipped.total() <= allowed:
+            return None
+        example = f"; for example {self._example}" if self._example else ""
+        return (
+            f"{self.source}: {skipped.total()} of {self.total} {self.task} rows are bad ({counted(skipped)}), "
+            f"{allowed} may be: mend them (unifluid data check --list FILE names all), or raise "
+            f"max_skipped={self.max_skipped:g} in init_args of the data set{example}"
+        )
 
     def _skip(self, row: int, error: BadRow) -> None:
-        where = f"{self.where(row)}: {error}"
-        if self.strict:
-            raise ValueError(where) from error
         self.found[row] = 1 + REASONS.index(error.reason)
         self._shown += 1
-        if self._shown <= SHOWN:
-            log.warning("skipped %s", where)
+        self._note(Problem(self.where(row), error.reason, error.detail), int(self._shown))
         self._unchecked += 1
-        if self._unchecked >= self.max_skipped * len(self) / 100:  # counting takes a pass over all rows
+        if self.problems is None and self._unchecked >= self.max_skipped * len(self) / 100:  # it counts all rows
             self._unchecked = 0
-            self._limit(where)
+            if refusal := self.refusal():
+                raise ValueError(refusal)
 
-    def _limit(self, example: str | None = None) -> None:
-        skipped = self.skipped
-        if skipped.total() > self.max_skipped * self.total:
-            raise ValueError(
-                f"{self.source}: {skipped.total()} of {self.total} {self.task} rows are bad ({counted(skipped)}), more "
-                f"than max_skipped={self.max_skipped:g} allows; for example {example or self._named[0]}"
-            )
+    def _note(self, problem: Problem, number: int) -> None:
+        """Problem `number` of its kind: listed, raised, or one of the first in the log."""
+        self._example = self._example or str(problem)
+        if self.problems is not None:
+            self.problems.append(problem)
+        elif self.strict:
+            raise ValueError(str(problem))
+        elif number <= SHOWN:
+            log.warning("skipped %s", problem)
 
 
 def counted(skipped: Counter[str]) -> str:

@@ -98,7 +98,7 @@ def read_member(path: Path, offset: int, size: int) -> bytes:
             file.seek(offset)
             data = file.read(size)
     except OSError as error:
-        raise BadRow("corrupt shard", f"{path}: {error.strerror}") from error
+        raise BadRow("corrupt shard" if path.exists() else "missing shard", f"{path}: {error.strerror}") from error
     if len(data) != size:
         raise BadRow("corrupt shard", f"{path} ends within a member")
     return data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import functools
 import glob
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from datamodules.formats.rows import FIELDS, PICTURES, REQUIRED, BadRow, text_fi
 from datamodules.formats.skipping import Skipping
 from datamodules.formats.tar import Shard, expand, open_shard, read_member
 from datamodules.images import decode_image
+from unifluid import lines
 from unifluid.sequence import Example, Task
 
 JSON = "json:"
@@ -87,7 +87,8 @@ class WebDataset(Skipping):
         for number, (path, shard) in enumerate(zip(bar, shards, strict=True)):
             if shard.damage:
                 bad.append(f"{path}: {shard.damage}")
-                self.reject(str(path), BadRow("corrupt shard", shard.damage))
+                reason = "corrupt shard" if path.exists() else "missing shard"
+                self.reject(str(path), BadRow(reason, shard.damage))
             for key, reason, detail in shard.refused:
                 self.reject(f"{path} (id {key})", BadRow(reason, detail))
             places = {member: _locate(shard, member) for member in spans}
@@ -118,10 +119,8 @@ class WebDataset(Skipping):
         for name in REQUIRED[self.task]:
             for place in self.fields[name]:
                 has = places[_member(place)][:, 1] >= 0
-                if missing := int((good & ~has).sum()):
-                    first = shard.keys[good & ~has][0].decode()
-                    detail = f"no member {_member(place)}" + (f", nor have {missing - 1} more" if missing > 1 else "")
-                    self.reject(f"{path} (id {first})", BadRow(f"no {name}", detail), missing)
+                for key in shard.keys[good & ~has].tolist():
+                    self.reject(f"{path} (id {key.decode()})", BadRow(f"no {name}", f"no member {_member(place)}"))
                 good &= has
         return good
 
@@ -218,6 +217,6 @@ def _open_or_empty(path: Path, folder: Path | None) -> Shard:
 
 def _utf8(data: bytes) -> str:
     try:
-        return data.removeprefix(codecs.BOM_UTF8).decode()
+        return lines.decode(data)
     except UnicodeDecodeError as error:
         raise BadRow("bad text", f"not UTF-8 ({error.reason})") from error

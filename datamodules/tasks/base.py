@@ -23,6 +23,7 @@ from PIL import Image
 from datamodules.formats.files import read_json
 from datamodules.formats.jsonl import check, inside, write_jsonl
 from datamodules.formats.rows import BadRow
+from unifluid.lines import read_lines
 from unifluid.sequence import Task as ExampleTask
 
 Row = dict[str, Any]
@@ -95,10 +96,10 @@ class Task(ABC):
         return found
 
     def lines(self, name: str) -> list[str]:
-        return [line.strip() for line in self.file(name).read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in read_lines(self.file(name)) if line.strip()]
 
     def table(self, name: str) -> list[dict[str, str]]:
-        with self.file(name).open(encoding="utf-8", newline="") as file:
+        with self.file(name).open(encoding="utf-8-sig", newline="") as file:
             return list(csv.DictReader(file))
 
     def file(self, *names: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 
 import datasets
@@ -21,6 +22,8 @@ from datamodules.sharding import write_shards
 from unifluid.cli.main import main
 from unifluid.sequence import TASKS
 
+ROW = {"task": "generate", "target": "a.png", "prompt": "a"}
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -28,6 +31,7 @@ def folder(tmp_path):
     (tmp_path / "huge.png").write_bytes(half_a_gigapixel())
     rows = [{"id": i, "task": "generate", "target": "a.png", "prompt": f"{i}"} for i in range(40)]
     rows[3]["target"], rows[4]["target"], rows[5]["prompt"] = "huge.png", "missing.png", " "
+    rows[9]["id"] = 8
     (tmp_path / "train.jsonl").write_text("\n".join(["{", *map(json.dumps, rows)]))
     return tmp_path
 
@@ -50,29 +54,66 @@ def folder_config(path, **options):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_check_reports_what_is_skipped_and_why(folder, capsys, workers):
     arguments = ["--dataset", "datamodules.Folder", "--dataset.path", folder, "--dataset.task", "generate"]
-    message = error_line(capsys, "data", "check", *arguments, "--workers", workers)
-    assert message == "not fit to train on: dataset (9.76% bad, 1.00% allowed)"
-    assert main(["data", "check", *map(str, arguments), "--dataset.max_skipped", "0.1"]) == 0
+    arguments += ["--workers", workers, "--list", folder / "bad.jsonl"]
+    message = error_line(capsys, "data", "check", *arguments, "--dataset.max_skipped", "0")
+    assert f"not fit to train on: dataset ({folder}/train.jsonl: 4 of 41 generate rows are bad (" in message
+    assert "0 may be: mend them (unifluid data check --list FILE names all), or raise max_skipped=0" in message
+    assert main(["data", "check", *map(str, arguments)]) == 0
     out = capsys.readouterr().out
     assert "dataset: 37 of 41 generate rows are good" in out
     for reason in ("1 malformed JSON", "1 no prompt", "1 too many pixels", "1 missing file"):
         assert f"       {reason}" in out
     assert f"{folder}/train.jsonl:1: malformed JSON" in out
     assert f"{folder}/train.jsonl:5 (id 3): too many pixels" in out
+    listed = [json.loads(line) for line in (folder / "bad.jsonl").read_text().splitlines()]
+    assert Counter(row["reason"] for row in listed) == Counter(
+        ("malformed JSON", "no prompt", "too many pixels", "missing file", "repeated id")
+    )
+    missing = next(row for row in listed if row["reason"] == "missing file")
+    assert missing == {
+        "dataset": "dataset",
+        "where": f"{folder}/train.jsonl:6 (id 4)",
+        "reason": "missing file",
+        "detail": f"{folder}/missing.png",
+    }
 
 
-def test_check_takes_a_file_and_names_five(tmp_path, capsys):
+def test_check_names_repeated_ids_where_an_evaluation_would_stop_at_them(folder, capsys):
+    (folder / "val.jsonl").write_text("\n".join(json.dumps({**ROW, "id": str(i % 3)}) for i in range(6)))
+    arguments = ["--dataset", "datamodules.Folder", "--dataset.path", folder, "--dataset.task", "generate"]
+    arguments = ["data", "check", *map(str, arguments), "--dataset.split", "val"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "6 of 6 generate rows are good" in out and "3 repeated id" in out
+    assert "val.jsonl:4 (id 0): repeated id" in error_line(capsys, *arguments, "--dataset.strict", "true")
+
+
+def test_check_looks_at_what_only_callbacks_use(folder, tmp_path, capsys):
+    path = run_config(tmp_path, {"drawing": {"rows": 2, "dataset": folder_config(folder)}})
+    config = yaml.safe_load(path.read_text())
+    own, other = folder_config(folder), folder_config(tmp_path / "nowhere")
+    grid = {"class_path": "callbacks.SampleGrid", "init_args": {"datasets": [own, other]}}
+    config["trainer"]["callbacks"] = [grid]
+    path.write_text(yaml.safe_dump(config))
+    message = error_line(capsys, "data", "check", "--config", path, "--allow-module", "tiny")
+    assert message.startswith(
+        f"not fit to train on: callbacks.SampleGrid.datasets.1 ({tmp_path}/nowhere/train.jsonl: no"
+    )
+
+
+def test_check_takes_a_file_and_names_ten(tmp_path, capsys):
     members = captions(*range(20))
-    members[: 2 * 8] = [(name, "<html>" if name.endswith("png") else text) for name, text in members[: 2 * 8]]
+    members[: 2 * 12] = [(name, "<html>" if name.endswith("png") else text) for name, text in members[: 2 * 12]]
     shard(tmp_path / "0.tar", *members)
     fields = {"image": "png", "caption": "txt"}
-    arguments = {"shards": f"{tmp_path}/0.tar", "task": "caption", "fields": fields, "max_skipped": 0.5}
+    arguments = {"shards": f"{tmp_path}/0.tar", "task": "caption", "fields": fields, "max_skipped": 0.7}
     flips = {"class_path": "datamodules.Flips"}
     config = {**flips, "init_args": {"dataset": {"class_path": "datamodules.WebDataset", "init_args": arguments}}}
     (tmp_path / "data.yaml").write_text(yaml.safe_dump(config))
     assert main(["data", "check", "--dataset", str(tmp_path / "data.yaml")]) == 0
     out = capsys.readouterr().out
-    assert "12 of 20 caption rows are good" in out and "8 not an image" in out and out.count("(id 0000") == 5
+    assert "8 of 20 caption rows are good" in out and "12 not an image" in out and out.count("(id 000") == 10
+    assert "… and 2 more: --list FILE" in out
 
 
 def test_check_walks_every_stream_of_a_run_and_goes_on_after_a_bad_one(folder, tmp_path, capsys):
@@ -85,7 +126,8 @@ def test_check_walks_every_stream_of_a_run_and_goes_on_after_a_bad_one(folder, t
     path = run_config(tmp_path, streams, {"strict": folder_config(folder, max_skipped=0.5, strict=True)})
     message = error_line(capsys, "data", "check", "--config", path, "--allow-module", "tiny")
     missing = f"streams.missing ({tmp_path}/nowhere/train.jsonl: no such file; {tmp_path}/nowhere holds no .jsonl file)"
-    assert message == f"not fit to train on: {missing}; validation.strict (9.76% bad, 0.00% allowed)"
+    bad = f"{folder}/train.jsonl:1: malformed JSON: Expecting property name enclosed in double quotes: line 2 column 1"
+    assert message.replace(" (char 2)", "") == f"not fit to train on: {missing}; validation.strict ({bad})"
     main(["data", "check", "--config", str(path), "--allow-module", "tiny"])
     out = capsys.readouterr().out
     assert "streams.folder: 37 of 41 generate rows are good" in out
@@ -151,7 +193,7 @@ def test_bad_rows_are_not_written(folder, capsys):
     assert main(["data", "shard", *arguments]) == 0
     assert "2 shards of generate rows are there" in capsys.readouterr().out
     data = WebDataset(f"{folder}/out/*.tar", "generate", strict=True)
-    assert [int(e.id) for e in data] == [i for i in range(40) if i not in (3, 4, 5)]
+    assert [int(e.id) for e in data] == [i if i != 9 else 8 for i in range(40) if i not in (3, 4, 5)]
 
 
 def test_a_stopped_writing_goes_on_to_the_same_bytes(tmp_path, monkeypatch):

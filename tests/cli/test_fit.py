@@ -263,6 +263,13 @@ def test_evaluation_takes_the_last_checkpoint_of_the_run(finished, tmp_path, cap
     assert figures(capsys.readouterr().out) == figures(validated) != []
     validate = ["validate", *fit_arguments(tmp_path)[1:]]
     assert main([*validate, f"--ckpt_path={finished / 'last.ckpt'}"]) == 0
+    assert main([*validate, f"--ckpt_path={finished}"]) == 0
+    assert main(["validate", *fit_arguments(finished)[1:], "--ckpt_path=last"]) == 0
     assert main(["validate", "--config", str(finished / "config.yaml"), "--allow-module", "tiny"]) == 0
-    assert "holds no last.ckpt: train first" in error_line(capsys, *validate)
+    assert "nothing was measured, and no scores were taken" in error_line(
+        capsys, "test", *fit_arguments(finished)[1:], "--data.init_args.validation={}"
+    )
+    assert "name its folder" in error_line(capsys, "test", "--ckpt_path=last", "--trainer.max_steps=1")
+    for flags in ([], ["--ckpt_path=last"]):
+        assert "holds no last.ckpt: train first" in error_line(capsys, *validate, *flags)
     assert "tiny.yaml: damaged or not a checkpoint" in error_line(capsys, *validate, f"--ckpt_path={TINY}")

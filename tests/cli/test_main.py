@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from cli.runs import error_line
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -64,6 +65,13 @@ def test_interrupts_bugs_and_mistakes_end_differently(monkeypatch, capsys):
         main(["fit"])
     monkeypatch.setattr(dispatcher, "run", raising(ValueError("a mistake\n  in two lines")))
     assert error_line(capsys, "fit") == "a mistake; in two lines"
+    monkeypatch.setattr(dispatcher, "run", raising(torch.OutOfMemoryError("CUDA: tried to allocate 2.00 GiB")))
+    assert error_line(capsys, "fit").startswith(
+        "out of memory (allocate 2.00 GiB): in fit raise trainer.accumulate_grad_ba"
+    )
+    monkeypatch.setattr(dispatcher, "run", lambda *_: torch.empty(1 << 60))
+    assert error_line(capsys, "fit").startswith("out of memory (allocate 4611686018427387904 bytes): in fit raise")
+    monkeypatch.setattr(dispatcher, "run", raising(ValueError("a mistake\n  in two lines")))
     monkeypatch.setenv("UNIFLUID_TRACEBACK", "1")
     with pytest.raises(ValueError, match="a mistake"):
         main(["fit"])

@@ -9,13 +9,15 @@ import pytest
 import tiny
 from cli.runs import error_line
 from PIL import Image
+from safetensors import SafetensorError
 from toy import make_module
 
 import unifluid
+from unifluid import checkpoints
 from unifluid.cli.main import main
 from unifluid.modules.autoencoder import AutoencoderModule
 from unifluid.optimization import AdamW
-from unifluid.storage import save
+from unifluid.storage import load, save
 from unifluid.tokenizers import SmallKL
 
 
@@ -90,6 +92,10 @@ def test_texts_are_printed_and_recorded(checkpoint, tmp_path, pictures, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def test_a_runs_folder_stands_for_its_checkpoint(checkpoint, tmp_path):
+    assert run("generate", checkpoint.parent, "--prompt", "a cat", "--steps", 1, "--out", tmp_path) == 0
+
+
 def test_edit_and_export(checkpoint, tmp_path, pictures, capsys):
     flags = ["--image", *pictures, "--instruction", "red", "--steps", 2, "--order", "raster", "--source-guidance", 1.5]
     assert run("edit", checkpoint, *flags, "--out", tmp_path / "a") == 0
@@ -114,6 +120,7 @@ def test_edit_and_export(checkpoint, tmp_path, pictures, capsys):
         ("generate", ["--prompt", "a", "--guidance", "nan"], "guidance must be a finite number, got nan"),
         ("generate", ["--prompt", "a", "--temperature", "-1"], "temperature must not be negative, got -1.0"),
         ("generate", ["--prompt", "a", "--device", "gpuu"], "device 'gpuu': Expected one of cpu, cuda"),
+        ("generate", ["--prompt", "a", "--device", "meta"], "device 'meta' computes nothing"),
         ("generate", ["--prompt", "a", "--guidance-schedule", "up"], "schedule must be one of"),
         ("generate", ["--prompt", "a", "--temprature", "1"], "--temprature"),
         ("generate", ["--prompts", "nowhere.txt"], "nowhere.txt: No such file"),
@@ -136,6 +143,26 @@ def test_a_full_disk_is_said_to_be_full(checkpoint, tmp_path, capsys):
     (tmp_path / "results.jsonl").symlink_to("/dev/full")
     ask = ["generate", "--ckpt", checkpoint, "--allow-module", "tiny", "--prompt", "a", "--steps", 1, "--out", tmp_path]
     assert error_line(capsys, *ask) == "No space left on device: free some space, then run the same command again"
+
+
+def test_an_export_to_a_full_disk_leaves_nothing_behind(checkpoint, tmp_path, monkeypatch, capsys):
+    def full(tensors, path):
+        path.write_bytes(b"the beginning")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    message = error_line(capsys, "export", "--ckpt", checkpoint, "--out", tmp_path)
+    assert message.startswith(f"{tmp_path}/model.safetensors cannot be written: ") and "No space left" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_not_finite_draw_nothing(checkpoint, tmp_path, capsys):
+    content = load(checkpoint)
+    content["state_dict"]["model.boi"][0] = float("nan")
+    save(content, tmp_path / "last.ckpt")
+    ask = ["--ckpt", tmp_path, "--allow-module", "tiny", "--prompt", "a", "--out", tmp_path / "out"]
+    assert "last.ckpt: model.boi holds NaN or infinity" in error_line(capsys, "generate", *ask)
+    assert "model.boi holds NaN" in error_line(capsys, "export", "--ckpt", tmp_path, "--out", tmp_path / "model")
 
 
 def test_checkpoints_of_an_autoencoder_draw_nothing(tmp_path, capsys):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from datamodules import images
-from datamodules.images import BadImage, read_image
+from datamodules.images import BadImage, decode_image, read_image
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -180,12 +180,14 @@ def test_first_frame_of_an_animation(tmp_path, suffix):
 
 def test_other_formats_in_disguise(tmp_path):
     """Pillow could read these; the allowlist keeps their decoders away from untrusted data."""
-    for kind in ("EPS", "TIFF", "BMP", "PPM", "ICO"):
+    files = {"SVG": b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "PSD": b"8BPS\0\1" + bytes(100)}
+    for kind in ("EPS", "TIFF", "BMP", "PPM", "ICO", "AVIF"):
         buffer = io.BytesIO()
         corners().save(buffer, kind)
-        (tmp_path / "x.png").write_bytes(buffer.getvalue())
-        assert reason(tmp_path / "x.png") == "not an image"
-    (tmp_path / "x.png").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
-    assert reason(tmp_path / "x.png") == "not an image"
-    (tmp_path / "x.png").write_bytes(b"8BPS\0\1" + bytes(100))
-    assert reason(tmp_path / "x.png") == "not an image"
+        files[kind] = buffer.getvalue()
+    for kind, data in files.items():
+        (tmp_path / "x.png").write_bytes(data)
+        for read in (lambda: read_image(tmp_path / "x.png"), lambda data=data: decode_image(data, "x.png")):
+            with pytest.raises(BadImage, match=f"x.png is {kind}.*: convert it to one of JPEG") as caught:
+                read()
+            assert caught.value.reason == "unsupported format"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 
 import gemma
 import pytest
@@ -160,8 +161,23 @@ def test_mistakes_are_one_clear_line(tmp_path):
     for texts in ([], ["", " \n"]):
         with pytest.raises(ValueError, match="without text"):
             SentencePiece(400).train(texts)
-    with pytest.raises(ValueError, match="vocab_size 100"):
-        SentencePiece(100).train(TEXTS)
+    with pytest.raises(ValueError, match="vocab_size must be at least 1, got 0"):
+        SentencePiece(0)
+    with pytest.raises(ValueError, match="character_coverage must be 0.98 to 1, got 0.5"):
+        SentencePiece(400, character_coverage=0.5)
+
+
+def test_the_size_that_many_characters_need_is_named_and_suffices():
+    texts = [chr(0x4E00 + i) * 3 for i in range(500)]
+    with pytest.raises(ValueError, match=r"vocab_size 400 is too small: .* need (\d+): --model\.init_args") as caught:
+        SentencePiece(400).train(texts)
+    needed = int(re.search(r"need (\d+)", str(caught.value))[1])
+    with pytest.raises(ValueError, match="too small"):
+        SentencePiece(needed - 1).train(texts)
+    SentencePiece(needed).train(texts)
+
+
+def test_text_that_is_not_unicode_is_refused():
     trained = SentencePiece(400)
     trained.train(TEXTS)
     with pytest.raises(ValueError, match="Unicode"):

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import dataclasses
+import itertools
+import pydoc
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from datamodules.base import ExampleDataset, Source
+from datamodules.formats.jsonl import write_jsonl
+from datamodules.formats.rows import Problem
+from datamodules.formats.skipping import inspection
 from datamodules.moments import CachedMoments, write_moments
 from datamodules.sharding import write_shards
 from unifluid.cli.errors import Parser, condense, count
@@ -18,8 +24,8 @@ from unifluid.cli.trainer import prepare, settings
 from unifluid.configs import Config
 from unifluid.pipeline import to_device
 
-LIFTED = {"max_skipped": 1.0, "strict": False}  # so that a check sees it all
 BATCH = 64  # rows a loader worker walks at once
+NAMED = 10  # bad rows in a report
 RUN = "any option of `unifluid fit` may follow: --config RUN.yaml, …"
 CACHED = f"{CachedMoments.__module__}.{CachedMoments.__qualname__}", "datamodules.CachedMoments"
 
@@ -28,40 +34,51 @@ CACHED = f"{CachedMoments.__module__}.{CachedMoments.__qualname__}", "datamodule
 
 
 def check(args: list[str]) -> None:
-    """Read all rows, report what is left out and why. Raises ValueError where a data set is above its limit."""
+    """Read all rows, report what is left out and why. Raises ValueError for what a run would stop at."""
     parser = Parser("data check", f"Report what training will skip, and why. {RUN}; or --dataset CLASS or FILE.")
     parser.add_argument("--workers", type=int, default=0, help="processes that read")
+    parser.add_argument("--list", metavar="FILE", help="write every bad row with its place and reason (JSONL)")
     options, rest = parser.parse_known_args(args)
-    above = []
-    for name, config in _datasets(rest).items():
-        lifted, limit = _lift(config)
-        try:
-            with _quiet():
-                dataset = instantiate(ExampleDataset, "dataset", lifted)
+    refusals, rows = [], []
+    for name, config in _datasets(rest, scored=True).items():
+        with inspection() as problems:
+            try:
+                dataset = instantiate(ExampleDataset, "dataset", config)
                 for source in dataset.sources:
                     _walk(source, name, options.workers)
-        except ValueError as error:
-            above.append(f"{name} ({condense(str(error))})")
-            continue
-        for source in dataset.sources:
-            print(report(name, source))
-            if source.skipped.total() > limit * source.total:
-                above.append(f"{name} ({source.skipped.total() / source.total:.2%} bad, {limit:.2%} allowed)")
-        if not dataset.sources:
-            print(f"{name}: {len(dataset):,} {dataset.task} examples, made and not read: nothing to check")
-    if above:
-        raise ValueError(f"not fit to train on: {'; '.join(above)}")
+                refused = [line for source in dataset.sources if (line := source.refusal())]
+            except ValueError as error:
+                dataset, refused = None, [condense(str(error))]
+        print(report(name, dataset, problems))
+        refusals += [f"{name} ({line})" for line in refused]
+        rows += [{"dataset": name, **dataclasses.asdict(problem)} for problem in problems]
+    if options.list:
+        write_jsonl(options.list, rows)
+        print(f"{len(rows):,} bad rows are listed in {options.list}")
+    if refusals:
+        raise ValueError(f"not fit to train on: {'; '.join(refusals)}")
 
 
-def report(name: str, source: Source) -> str:
-    """Counts by reason, and the first bad rows by name."""
-    lines = [f"{name}: {source.total - source.skipped.total():,} of {source.total:,} {source.task} rows are good"]
-    lines += [f"  {count:8,} {reason}" for reason, count in source.skipped.most_common()]
-    return "\n".join([*lines, *(f"  {line}" for line in source.named())])
+def report(name: str, dataset: ExampleDataset | None, problems: list[Problem]) -> str:
+    """Counts by reason, and the first bad rows by name; None where the data set cannot be used at all."""
+    if dataset is None:
+        lines = [f"{name}: cannot be used"]
+    elif dataset.sources:
+        total = sum(source.total for source in dataset.sources)
+        good = total - sum(source.skipped.total() for source in dataset.sources)
+        lines = [f"{name}: {good:,} of {total:,} {dataset.task} rows are good"]
+    else:
+        lines = [f"{name}: {len(dataset):,} {dataset.task} examples, made and not read: nothing to check"]
+    reasons = Counter(problem.reason for problem in problems)
+    lines += [f"  {count:8,} {reason}" for reason, count in reasons.most_common()]
+    lines += [f"  {problem}" for problem in problems[:NAMED]]
+    if len(problems) > NAMED:
+        lines.append(f"  … and {len(problems) - NAMED:,} more: --list FILE writes them all")
+    return "\n".join(lines)
 
 
 class Rows(Dataset):
-    """Touches every row of a source; what is bad is marked there."""
+    """Row -> what is wrong with it, if anything."""
 
     def __init__(self, source: Source):
         self.source = source
@@ -69,37 +86,22 @@ class Rows(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, row: int) -> int:
+    def __getitem__(self, row: int) -> list[Problem]:
         self.source.at(row)
-        return row
+        found = self.source.problems[:]
+        self.source.problems.clear()  # a loader's worker has a list of its own
+        return found
 
 
 def _walk(source: Source, name: str, workers: int) -> None:
+    """Collect the problems of all rows in `source.problems`."""
+    problems = source.problems[:]
+    source.problems.clear()
     with _bar(name) as progress:
-        for batch in DataLoader(Rows(source), BATCH, num_workers=workers, collate_fn=list):
-            progress(batch[-1] + 1, len(source))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The report names what the log would."""
-    logger = logging.getLogger("datamodules.formats.skipping")
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = False
-
-
-def _lift(config: Config) -> tuple[Config, float]:
-    """A data set without its limit, and the limit."""
-    arguments = dict(config.get("init_args", {}))
-    if "dataset" in arguments:
-        arguments["dataset"], limit = _lift(arguments["dataset"])
-    else:
-        limit = 0.0 if arguments.get("strict") else arguments.get("max_skipped", 0.0)
-        arguments |= {name: value for name, value in LIFTED.items() if name in arguments}
-    return {**config, "init_args": arguments}, limit
+        for number, batch in enumerate(DataLoader(Rows(source), BATCH, num_workers=workers, collate_fn=list)):
+            problems += itertools.chain(*batch)
+            progress(number * BATCH + len(batch), len(source))
+    source.problems[:] = problems
 
 
 # -- shard --------------------------------------------------------------------------------------------------------
@@ -149,12 +151,19 @@ def cache(args: list[str]) -> None:
 # -- what the arguments name --------------------------------------------------------------------------------------
 
 
-def _datasets(args: list[str]) -> dict[str, Config]:
-    """Data sets by name: that of --dataset, or all of a run; those with stored moments as they are without."""
+def _datasets(args: list[str], scored: bool = False) -> dict[str, Config]:
+    """Data sets by name: that of --dataset, or all of a run; those with stored moments as they are without.
+
+    `scored`: also those that only callbacks use.
+    """
     if any(argument.split("=")[0] == "--dataset" for argument in args):
         found = {"dataset": parse(ExampleDataset, "dataset", prepare(args))}
     else:
-        found = _streams(settings(args))
+        config = settings(args)
+        found = _streams(config)
+        if scored:
+            own = _of_callbacks(config["trainer"]["callbacks"] or [])
+            found |= {name: data for name, data in own.items() if data not in found.values()}
     return {n: c["init_args"]["dataset"] if c["class_path"] in CACHED else c for n, c in found.items()}
 
 
@@ -163,6 +172,19 @@ def _streams(config: Config) -> dict[str, Config]:
     arguments = mixture(config["data"])
     found = {f"streams.{name}": stream["dataset"] for name, stream in arguments["streams"].items()}
     return found | {f"validation.{name}": data for name, data in (arguments.get("validation") or {}).items()}
+
+
+def _of_callbacks(callbacks: list[Config]) -> dict[str, Config]:
+    """The data sets that callbacks draw, describe or score: callbacks.NAME.ARGUMENT."""
+    found = {}
+    for callback in callbacks:
+        for argument, value in callback.get("init_args", {}).items():
+            for number, one in enumerate(value if isinstance(value, list) else [value]):
+                kind = pydoc.locate(one["class_path"]) if isinstance(one, dict) and "class_path" in one else None
+                if isinstance(kind, type) and issubclass(kind, ExampleDataset):
+                    place = f"{argument}.{number}" if isinstance(value, list) else argument
+                    found[f"{callback['class_path']}.{place}"] = one
+    return found
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import re
+import traceback
 from typing import NoReturn
 
 # anything else is a bug and keeps its traceback
@@ -35,6 +36,14 @@ PLAINER = (
 MARKED = re.compile(r'(Parser key ".+?":)')
 
 
+NO_MEMORY = re.compile(r"(can't allocate|not enough) memory|out of memory", re.IGNORECASE)
+LESS_MEMORY = (
+    "in fit raise trainer.accumulate_grad_batches, which changes no result, or lower the rows of data.streams, "
+    "model.copies, row_length or the sizes of the parts; elsewhere lower --batch-size, in scores sampling.batch_size"
+)
+READERS = ("lightning", "lightning_fabric", "lightning_utilities", "jsonargparse")  # of settings; they check them
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are raised, so that they end as one line like all others."""
 
@@ -52,13 +61,31 @@ class Parser(argparse.ArgumentParser):
 
 def one_line(error: Exception) -> str | None:
     """What to tell the user about `error`; None where it is no mistake of theirs."""
+    if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or NO_MEMORY.search(str(error)):
+        size = re.search(r"allocate ([\d.]+ ?\w+)", str(error))
+        return f"out of memory{f' ({size[0]})' if size else ''}: {LESS_MEMORY}"
     if not isinstance(error, MISTAKES):
-        return None
+        return _of_settings(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # writing to an open file does not say which
         return f"{error.strerror}: free some space, then run the same command again"
     return condense(str(error)) or type(error).__name__
+
+
+def _of_settings(error: Exception) -> str | None:
+    """An error of any kind that comes from settings: raised while something was built from its arguments, or by the
+    libraries that read them."""
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's word to its users
+        return condense(str(error))
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    reason = f"{condense(str(error))} ({type(error).__name__}; UNIFLUID_TRACEBACK=1 shows where)"
+    for frame in reversed(frames):
+        built = frame.f_locals.get("self")
+        if frame.f_code.co_name == "__init__" and "init_args" in getattr(built, "__dict__", {}):
+            return f"{type(built).__name__} cannot be built from these settings: {reason}"
+    raised_by = frames[-1].f_globals["__name__"].partition(".")[0] if frames else ""
+    return reason if raised_by in READERS else None
 
 
 def condense(message: str) -> str:

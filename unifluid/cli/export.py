@@ -7,7 +7,7 @@ from unifluid.cli.errors import Parser
 
 def run(command: str, args: list[str]) -> None:
     parser = Parser(command, "Write one set of weights as model.safetensors, with config.json and the tokenizer.")
-    parser.add_argument("--ckpt", required=True, metavar="PATH", help="a checkpoint or an exported folder")
+    parser.add_argument("--ckpt", required=True, metavar="PATH", help="a checkpoint, a run's folder or an exported one")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument("--weights", choices=("ema", "raw"), help="default: ema where there is one")
     options = parser.parse_args(args)

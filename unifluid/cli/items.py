@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from unifluid.lines import read_lines
+
 TEXT = {"generate": "prompt", "answer": "question", "edit": "instruction"}  # a caption needs a picture only
 
 
@@ -28,7 +30,7 @@ def collect(command: str, args: argparse.Namespace) -> list[Item]:
             raise ValueError(f"{args.prompts} says everything: leave the flags for pictures and texts out")
         return _read_jsonl(command, Path(args.prompts))
     if args.prompts is not None:
-        texts += [line.strip() for line in _lines(Path(args.prompts)) if line.strip()]
+        texts += [line.strip() for line in read_lines(args.prompts) if line.strip()]
     return _check(command, _pair(command, images, texts))
 
 
@@ -60,17 +62,10 @@ def _check(command: str, items: list[Item]) -> list[Item]:
     return items
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--prompts: {path} is not UTF-8 text") from error
-
-
 def _read_jsonl(command: str, path: Path) -> list[Item]:
     """Lines with the fields of `Example`: id (or the line's number), prompt, question, instruction, image."""
     items = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         try:

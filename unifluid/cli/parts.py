@@ -7,7 +7,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-from unifluid.checkpoints import read
+from unifluid.checkpoints import keep_named, read
 from unifluid.configs import Config
 from unifluid.interfaces import ImageTokenizer
 from unifluid.paligemma import is_paligemma
@@ -49,7 +49,9 @@ def image_tokenizer(model: Config) -> ImageTokenizer:
     tokenizer.load_pretrained()
     source = arguments.get("init_from")
     if source is not None and not is_paligemma(source):  # which has none
-        tensors = weights_at(place, read(source, arguments.get("init_weights")).tensors)
+        stored = read(source, arguments.get("init_weights"))
+        keep_named(model, stored, PLACES[place].removesuffix(f"{place}."))
+        tensors = weights_at(place, stored.tensors)
         if tensors:
             fit(tokenizer, tensors, source)
     return tokenizer

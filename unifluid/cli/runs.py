@@ -38,6 +38,8 @@ def expand(command: str, args: list[str]) -> list[str]:
         return args
     if checkpoint is None:
         raise ValueError(f"{command}: no model is named: give --ckpt_path FILE, a run's folder, or model.class_path")
+    if checkpoint == "last":
+        raise ValueError(f"--ckpt_path last is the checkpoint of a run: name its folder, unifluid {command} runs/mine")
     return ["--config", _model_of(checkpoint), *args]
 
 

@@ -51,7 +51,7 @@ def run(command: str, args: list[str]) -> None:
 
 def make_parser(command: str) -> Parser:
     parser = Parser(command, DESCRIPTIONS[command])
-    parser.add_argument("--ckpt", required=True, metavar="PATH", help="a checkpoint or an exported folder")
+    parser.add_argument("--ckpt", required=True, metavar="PATH", help="a checkpoint, a run's folder or an exported one")
     drawing = command in DRAWING
     parser.add_argument(
         "--out", required=drawing, metavar="DIR", help="where results go" + " (else only printed)" * (not drawing)

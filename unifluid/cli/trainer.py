@@ -14,13 +14,14 @@ import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.last import LastCheckpoint
+from unifluid.cli import flags
 from unifluid.cli.runs import expand
 from unifluid.configs import ALLOWED
 from unifluid.precision import default_precision
-from unifluid.storage import AtomicCheckpointIO, latest
+from unifluid.storage import LAST, AtomicCheckpointIO, find, latest
 
 # True of how the kit works, and nothing a user can or should act on.
 EXPECTED = (
@@ -31,7 +32,6 @@ EXPECTED = (
     r".*in eval mode at the start of training",  # the image tokenizer is frozen
     r".*your dataloader is not resumable",  # its rows are a function of the step
 )
-HALF = ("16-true", "bf16-true")  # weights, and all that is drawn, would be of that type
 SEEDS = ("model.init_args.seed", "data.init_args.seed")
 DATA_ARGUMENTS = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "weights_only"}
 
@@ -91,28 +91,33 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         settings = self._get(self.config_init, "trainer")
+        flags.check(self.command, settings)
         if settings["logger"] in (None, True):
             kwargs["logger"] = TensorBoardLogger(settings["default_root_dir"], name="", version="")
         if settings["precision"] is None:
             kwargs["precision"] = default_precision(str(settings["accelerator"]))
-        if str(settings["precision"]) in HALF:
-            raise ValueError(f"trainer.precision {settings['precision']} rounds updates away: give bf16-mixed, 32-true")
         if isinstance(settings["val_check_interval"], int):  # optimizer steps; Lightning counts accumulated batches
             kwargs["val_check_interval"] = settings["val_check_interval"] * settings["accumulate_grad_batches"]
         plugins = settings["plugins"] or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         try:
-            return super().instantiate_trainer(plugins=[*plugins, AtomicCheckpointIO()], **kwargs)
+            trainer = super().instantiate_trainer(plugins=[*plugins, AtomicCheckpointIO()], **kwargs)
         except TypeError as error:  # Lightning's word for, say, devices: 7x
             raise ValueError(f"trainer: {error}") from error
+        flags.warn_if_slow(trainer.precision, trainer.strategy.root_device.type)
+        if settings["overfit_batches"]:  # Lightning takes it for validation as well, where it may be no batch at all
+            limit = settings["limit_val_batches"]
+            trainer.limit_val_batches = 1.0 if limit is None else limit
+        return trainer
 
     # The trainer is told of the checkpoint before it starts: `configure_model` then knows that pretrained files need
     # not be read.
 
     def fit(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
-        if ckpt_path is None and self._get(self.config, "resume"):
-            ckpt_path = latest(self.trainer.default_root_dir)
-        self.trainer.ckpt_path = ckpt_path
+        if ckpt_path is not None:
+            self.trainer.ckpt_path = self._checkpoint(ckpt_path)
+        elif self._get(self.config, "resume"):
+            self.trainer.ckpt_path = latest(self.trainer.default_root_dir)
         try:
             self.trainer.fit(**kwargs)
         except SIGTERMException:
@@ -121,18 +126,31 @@ class CLI(LightningCLI):
             raise
 
     def validate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
-        self.trainer.ckpt_path = ckpt_path or self._last()
+        self.trainer.ckpt_path = self._checkpoint(ckpt_path)
         self.trainer.validate(**kwargs)
+        self._check_measured(self.trainer.num_val_batches)
 
     def test(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
-        self.trainer.ckpt_path = ckpt_path or self._last()
+        self.trainer.ckpt_path = self._checkpoint(ckpt_path)
         self.trainer.test(**kwargs)
+        self._check_measured(self.trainer.num_test_batches)
 
     def predict(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
-        self.trainer.ckpt_path = ckpt_path or self._last()
+        self.trainer.ckpt_path = self._checkpoint(ckpt_path)
         self.trainer.predict(**kwargs)
 
-    def _last(self) -> Path:
+    def _check_measured(self, batches: list[int | float]) -> None:
+        """Lightning passes over an evaluation without data, and the scores that callbacks take after it, in silence."""
+        if not sum(batches):
+            raise ValueError(
+                f"{self.command}: nothing was measured, and no scores were taken: data.init_args.validation names no "
+                "data, or trainer.limit_{val,test}_batches is 0"
+            )
+
+    def _checkpoint(self, path: str | Path | None) -> Path:
+        """The checkpoint at `path`, that of the run where it is None or "last", or of the run in the folder `path`."""
+        if path not in (None, LAST.removesuffix(".ckpt")):
+            return find(path)
         folder = self.trainer.default_root_dir
         path = latest(folder)
         if path is None:
@@ -204,7 +222,4 @@ def run(command: str, args: list[str]) -> None:
     for message in EXPECTED:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(no_advertisement)
-    try:
-        CLI(command, args)
-    except MisconfigurationException as error:
-        raise ValueError(str(error)) from error
+    CLI(command, args)

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 
-from unifluid.checkpoints import pack_model, unpack_model
+from unifluid.checkpoints import pack_model, read_tokenizer, unpack_model
 from unifluid.configs import describe
 from unifluid.interfaces import Recorded, TextTokenizer
 from unifluid.optimization import AdamW
@@ -23,6 +23,13 @@ class Trainable(Recorded, L.LightningModule):
 
     def on_fit_start(self) -> None:
         describe(self)  # what a checkpoint cannot store should stop the run now, not at the first save
+
+    def restore_tokenizer(self) -> None:
+        """The vocabulary of the checkpoint that this run goes on or starts from, before data would train another."""
+        path = self.trainer.ckpt_path or getattr(self, "init_from", None)
+        state = None if path is None else read_tokenizer(path)
+        if state is not None:
+            self.text_tokenizer.load_state(state)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         pack_model(checkpoint, self, self.text_tokenizer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 from operator import attrgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -17,6 +18,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from unifluid.interfaces import TextTokenizer
 
 SEPARATOR = "<separator>"  # the control piece of models trained here
+MIN_COVERAGE = 0.98  # the trainer takes no less
 MAX_TEXT_BYTES = 1 << 20  # the trainer silently skips texts longer than this
 
 
@@ -47,6 +49,10 @@ class SentencePiece(TextTokenizer):
     ):
         if vocab_size is None and model_file is None:
             raise ValueError("a text tokenizer needs vocab_size, to be trained, or model_file")
+        if vocab_size is not None and vocab_size < 1:
+            raise ValueError(f"vocab_size must be at least 1, got {vocab_size}")
+        if not MIN_COVERAGE <= character_coverage <= 1:
+            raise ValueError(f"character_coverage must be {MIN_COVERAGE} to 1, got {character_coverage}")
         self._vocab_size, self.model_file = vocab_size, model_file
         self.model_type, self.character_coverage = model_type, character_coverage
         self._state: bytes | None = None
@@ -157,8 +163,18 @@ class SentencePiece(TextTokenizer):
                 minloglevel=2,
             )
         except RuntimeError as error:
-            raise ValueError(f"vocab_size {self._vocab_size} cannot be trained on this text: {error}") from None
+            raise ValueError(self._why(str(error))) from None
         self.load_state(model.getvalue())
+
+    def _why(self, message: str) -> str:
+        """The trainer's error in the words of our settings."""
+        if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+            return (
+                f"vocab_size {self._vocab_size} is too small: the text's characters and bytes alone need {found[1]}: "
+                f"--model.init_args.text_tokenizer.init_args.vocab_size {found[1]} or more, or a character_coverage "
+                f"below {self.character_coverage:g} there, which spells rare characters in bytes"
+            )
+        return f"vocab_size {self._vocab_size} cannot be trained on this text: {message}"
 
 
 def _control_ids(model: SentencePieceProcessor) -> Controls:

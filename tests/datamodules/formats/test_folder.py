@@ -1,5 +1,6 @@
 """Folders of the kit's own schema: what is read, what is skipped and counted, and when a run stops."""
 
+import contextlib
 import json
 import logging
 import pickle
@@ -120,8 +121,8 @@ def test_bad_lines(folder, reason, line, caplog):
     with pytest.raises(ValueError, match=rf"train\.jsonl:2: {reason}") as caught:
         Folder(folder, "caption", strict=True)
     assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match=rf"1 of 3 caption rows are bad \({reason}: 1\)"):
-        Folder(folder, "caption")
+    with pytest.raises(ValueError, match=rf"1 of 3 caption rows are bad \({reason}: 1\), 0 may be"):
+        Folder(folder, "caption", max_skipped=0)
 
 
 @pytest.mark.parametrize(
@@ -187,12 +188,23 @@ def test_only_five_are_named(folder, caplog):
 def test_too_many_bad_pictures_stop_the_run(folder):
     write(folder, *(row(i, image="red.png" if i % 40 else "missing.png") for i in range(400)))  # 10 of 400 bad
     data = Folder(folder, "caption")
-    with pytest.raises(ValueError, match=r"5 of 400 caption rows are bad \(missing file: 5\).*max_skipped=0.01"):
+    with pytest.raises(
+        ValueError, match=r"6 of 400 caption rows are bad \(missing file: 6\), 5 may be.*max_skipped=0.01"
+    ):
         for i in range(400):
             data[i]
     data = Folder(folder, "caption", max_skipped=0.025)
     assert len([data[i] for i in range(400)]) == 400
     assert data.skipped.total() == 10
+
+
+@pytest.mark.parametrize("bad", [5, 6])
+def test_five_rows_of_a_small_set_may_be_bad(folder, bad):
+    write(folder, *["{"] * 3, *(row(i, image="missing.png") for i in range(bad - 3)), *(row(i) for i in range(50)))
+    refused = pytest.raises(ValueError, match=r"6 of 56 .*, 5 may be: .*--list.*max_skipped.*train\.jsonl:1: malformed")
+    with contextlib.nullcontext() if bad == 5 else refused:
+        data = Folder(folder, "caption")
+        assert [data[i].id for i in range(len(data))]
 
 
 def test_nothing_left_is_an_error(folder):

@@ -15,6 +15,7 @@ from datamodules_shards import add, captions, colour, half_a_gigapixel, picture,
 from torch.utils.data import DataLoader
 
 from datamodules.formats import tar
+from datamodules.formats.skipping import inspection
 from datamodules.formats.tar import expand, scan
 from datamodules.formats.webdataset import WebDataset
 
@@ -88,7 +89,7 @@ def test_a_member_that_does_not_belong_spoils_its_sample_alone(tmp_path, member,
     assert data.skipped == Counter({"refused member": 1})
     assert f"{tmp_path}/a.tar (id 00001): refused member: {member[0]}" in caplog.text
     with pytest.raises(ValueError, match="1 of 3 caption rows are bad"):
-        dataset(tmp_path)
+        dataset(tmp_path, max_skipped=0)
     with pytest.raises(ValueError, match="refused member"):
         dataset(tmp_path, strict=True)
 
@@ -126,7 +127,11 @@ def test_counts_are_those_injected(tmp_path, caplog):
     assert len(data) == 95 and ids[90:] == ["00000"] * 5  # replaced by the next good one
     assert data.skipped == Counter({**wanted, **pictures})
     assert data.total == 98
-    assert any("(id huge): too many pixels" in line for line in data.named())
+    with inspection() as problems:
+        listed = dataset(tmp_path, max_skipped=0.1)
+        assert all(listed.at(row) is None or not listed.found[row] for row in range(95))
+    assert Counter(p.reason for p in problems) == data.skipped
+    assert [p for p in problems if p.where == f"{tmp_path}/a.tar (id huge)" and p.reason == "too many pixels"]
 
 
 def test_a_broken_json_member_is_skipped(tmp_path):
@@ -216,7 +221,7 @@ def test_shards_that_are_no_tar_or_missing_are_bad(tmp_path):
     with pytest.raises(ValueError, match="4 of 7 shards are bad"):
         dataset(tmp_path, **options)
     data = dataset(tmp_path, **options, max_bad_shards=0.6)
-    assert len(data) == 3 and data.skipped == Counter({"corrupt shard": 4})
+    assert len(data) == 3 and data.skipped == Counter({"corrupt shard": 3, "missing shard": 1})
     with pytest.raises(ValueError, match="no such shard"):
         dataset(tmp_path / "nowhere")
 
@@ -244,7 +249,7 @@ def test_several_processes_make_the_same_index(tmp_path):
     several = dataset(tmp_path, index=str(tmp_path / "x"), index_workers=2, **options)
     alone = dataset(tmp_path, **options)
     assert [e.id for e in several] == [e.id for e in alone] and several.skipped == alone.skipped
-    assert several.skipped == Counter({"corrupt shard": 1})  # the sixth is missing
+    assert several.skipped == Counter({"missing shard": 1})
 
 
 def test_an_index_holds_no_pickle(tmp_path):
@@ -278,6 +283,9 @@ def test_a_shard_that_shrinks_during_a_run_is_noticed(tmp_path):
     path.write_bytes(path.read_bytes()[:1600])
     assert data[1].id == "00000"
     assert data.skipped == Counter({"corrupt shard": 1})
+    path.unlink()
+    with pytest.raises(ValueError, match="no usable caption row is left .*missing shard: 1"):
+        data[0]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

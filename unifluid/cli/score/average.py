@@ -30,7 +30,7 @@ def run(args: list[str]) -> None:
 def _scores(folder: str) -> dict[str, Any]:
     path = Path(folder) / "scores.json" if Path(folder).is_dir() else Path(folder)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file of scores") from error
     except (ValueError, UnicodeDecodeError) as error:

@@ -13,7 +13,7 @@ from unifluid.evaluation.scores import Score
 def read_results(path: str, key: str, value: str) -> dict[str, str]:
     """{id: text} of a results file. Raises ValueError naming file and id for what is malformed or comes twice."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_bytes())
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file of results") from error
     except (ValueError, UnicodeDecodeError, RecursionError) as error:
