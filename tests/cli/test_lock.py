@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from cli.runs import TINY
+from cli.runs import fit_arguments
 
 from unifluid.cli.lock import locked
 from unifluid.cli.main import main
@@ -26,7 +26,7 @@ def test_the_second_run_is_refused_until_the_first_is_gone(tmp_path, capsys):
         with pytest.raises(OSError, match=f"in use by process {first.pid} on .* since "):
             with locked(tmp_path):
                 pass
-        assert main(["fit", "-c", str(TINY), f"--trainer.default_root_dir={tmp_path}"]) == 2
+        assert main(fit_arguments(tmp_path)) == 2
         assert f"in use by process {first.pid} on " in capsys.readouterr().err
         assert [p.name for p in tmp_path.iterdir()] == [".lock"]
         first.kill()
