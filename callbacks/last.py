@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,23 @@ class LastCheckpoint(Checkpoint):
 
     Args:
         every: optimizer steps between saves; it is saved at the end of training, too, on SIGTERM and on Ctrl-C.
+        minutes: saved also when the last save is this long ago, for slow steps; null: by steps alone.
 
     Ctrl-C ends the run after the step that is under way; a second one ends it at once.
     """
 
-    def __init__(self, every: int = 500):
+    def __init__(self, every: int = 500, minutes: float | None = 2.0):
         if every < 1:
             raise ValueError(f"checkpoint.every must be at least 1 step, got {every}")
-        self.every = every
+        if minutes is not None and not minutes > 0:
+            raise ValueError(f"checkpoint.minutes must be above 0, or null for none, got {minutes}")
+        self.every, self.minutes = every, minutes
         self._saved = 0  # the step last saved, or resumed from
         self.interrupted = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved = self._step = trainer.global_step
+        self._time = time.monotonic()  # of the last save
         main = threading.current_thread() is threading.main_thread()
         if main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # ignored in the background
             signal.signal(signal.SIGINT, self._interrupt)
@@ -47,10 +52,12 @@ class LastCheckpoint(Checkpoint):
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        stepped, self._step = trainer.global_step != self._step, trainer.global_step
         # The last step is saved here, before the scores that other callbacks take at the end of training.
         if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
             self._save(trainer)
-        stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        elif stepped and self._overdue(trainer):
+            self._save(trainer)
         if stepped and trainer.world_size > 1:
             self.interrupted = trainer.strategy.reduce_boolean_decision(self.interrupted, all=False)
         if stepped and self.interrupted:
@@ -67,8 +74,15 @@ class LastCheckpoint(Checkpoint):
             if self.interrupted:
                 rank_zero_info(f"saved at step {self._saved}: the same command goes on from there")
 
+    def _overdue(self, trainer: L.Trainer) -> bool:
+        """Whether it is for any rank: all must save at the same step."""
+        if self.minutes is None:
+            return False
+        overdue = time.monotonic() - self._time >= 60 * self.minutes
+        return trainer.strategy.reduce_boolean_decision(overdue, all=False) if trainer.world_size > 1 else overdue
+
     def _save(self, trainer: L.Trainer) -> None:
         if trainer.global_step == self._saved or trainer.fast_dev_run:  # also while gradients accumulate
             return
         trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST, weights_only=False)
-        self._saved = trainer.global_step
+        self._saved, self._time = trainer.global_step, time.monotonic()

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.last import LastCheckpoint
 from unifluid.cli import flags
+from unifluid.cli.lock import locked
 from unifluid.cli.runs import expand
 from unifluid.configs import ALLOWED
 from unifluid.precision import default_precision
@@ -114,12 +116,14 @@ class CLI(LightningCLI):
     # not be read.
 
     def fit(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
-        if ckpt_path is not None:
-            self.trainer.ckpt_path = self._checkpoint(ckpt_path)
-        elif self._get(self.config, "resume"):
-            self.trainer.ckpt_path = latest(self.trainer.default_root_dir)
+        writes = self.trainer.is_global_zero and not self.trainer.fast_dev_run
         try:
-            self.trainer.fit(**kwargs)
+            with locked(self.trainer.default_root_dir) if writes else nullcontext():  # for all ranks
+                if ckpt_path is not None:
+                    self.trainer.ckpt_path = self._checkpoint(ckpt_path)
+                elif self._get(self.config, "resume"):
+                    self.trainer.ckpt_path = latest(self.trainer.default_root_dir)
+                self.trainer.fit(**kwargs)
         except SIGTERMException:
             if any(isinstance(c, LastCheckpoint) and c.interrupted for c in self.trainer.callbacks):
                 raise KeyboardInterrupt from None  # Ctrl-C, not a scheduler
