@@ -103,7 +103,8 @@ class GenEval(Evaluator):
         images = generate_images(module.model, module.formatter, items, self.sampling, self.seed, indices, progress)
         if self.keep is not None:
             for i, item, image in zip(indices, items, images, strict=True):
-                keep_image(Path(self.keep), *divmod(i, self.images_per_prompt), item.meta, image)
+                metadata = {"prompt": item.condition, **item.meta}
+                keep_image(Path(self.keep), *divmod(i, self.images_per_prompt), metadata, image)
         asked = [item.meta for item in items]
         judged = score_images(images, asked, self.detector, self.colours, module.device)
         outcomes = []

@@ -68,6 +68,10 @@ def test_mistakes(folders, capsys, monkeypatch):
     assert "device 'no'" in error_line(capsys, *ask, real, *LITE, "--device", "no")
     (folders / "s.npz").write_bytes(b"no")
     assert "s.npz: no statistics of features" in error_line(capsys, *ask, folders / "s.npz", *LITE)
+    for path in sorted(drawn.iterdir())[3:]:
+        path.unlink()
+    few = error_line(capsys, *ask, real, *LITE, "--precision-recall")
+    assert "precision and recall need at least 4 images on both sides, got 3" in few
     Image.new("RGB", (9, 9)).save(drawn / "small.png")
     for batch in ("32", "1"):  # the odd one is found whatever it shares a batch with
         odd = error_line(capsys, *ask, real, *LITE, "--batch-size", batch)

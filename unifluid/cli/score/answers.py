@@ -55,9 +55,7 @@ def _rows(path: str) -> dict[str, dict[str, Any]]:
                 if key in found:
                     raise ValueError(f"{path}:{number}: question_id {key} comes twice")
                 if row["meta"].get("unanswered"):
-                    raise ValueError(
-                        f"{path}:{number}: only a server knows its answers: there is nothing to score here"
-                    )
+                    raise ValueError(f"{path}:{number}: only a server knows its answers, nothing to score")
                 found[key] = row
     if not found:
         raise ValueError(f"{path}: no row of task answer")
