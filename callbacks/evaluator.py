@@ -165,9 +165,15 @@ class Evaluator(Recorded, Scheduled):
     def _made_by(self, module: L.LightningModule) -> dict[str, Any]:
         """All that outcomes depend on, or that says which of them are kept; when it is due does not matter."""
         arguments = {name: settings(value) for name, value in self.init_args.items() if name not in SCHEDULE}
-        made_by = {"class": type(self).__qualname__, "arguments": arguments, "files": contents(list(arguments.values()))}
-        code = {"version": __version__, "commit": commit()}
-        return made_by | code | {"weights": fingerprint(module.model), "items": self.size}
+        return {
+            "class": type(self).__qualname__,
+            "arguments": arguments,
+            "files": contents(arguments),
+            "version": __version__,
+            "commit": commit(),
+            "weights": fingerprint(module.model),
+            "items": self.size,
+        }
 
     def _judge_all(self, trainer: L.Trainer, module: L.LightningModule, blocks: Blocks, prefix: str) -> None:
         """This rank's share of the blocks, but for those that are there already."""
