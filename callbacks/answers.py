@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from callbacks.blocks import Outcome, file_name
+from callbacks.blocks import Outcome
 from callbacks.texts import TextEvaluator
 from datamodules.base import ExampleDataset
 from datamodules.formats.jsonl import write_json
@@ -59,9 +59,8 @@ class AnswerScore(TextEvaluator):
         types = None if self.types is None else [outcome["type"] for outcome in known]
         return answer_scores([outcome["right"] for outcome in known], types)
 
-    def write(self, folder: Path, outcomes: list[Outcome]) -> None:
+    def write(self, folder: Path, name: str, outcomes: list[Outcome]) -> None:
         answers = [(outcome["question_id"], outcome["text"]) for outcome in outcomes]
-        name = file_name(self.prefix)
         write_json(folder / f"{name}-answers.json", AnswerList().content(answers))
         if self.submission is not None:
             write_json(folder / f"{name}-submission.json", self.submission.content(answers))

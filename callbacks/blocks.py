@@ -1,26 +1,30 @@
 """Outcomes of an evaluation on disk, a file for each block of items, until the evaluation is complete.
 
 An evaluation that is interrupted goes on from these files, and ranks exchange outcomes through them: the folder must be
-one that all of them see. What is stored under one key was made by the same weights, settings and items.
+one that all of them see. What is stored under one key was made by the same code, weights, settings and files of data.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import os
 import shutil
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from unifluid.configs import describe
+from unifluid.configs import describe, plain
 from unifluid.interfaces import Recorded
 from unifluid.storage import load, save
 
 Outcome = dict[str, Any]  # plain data and tensors
+LONGEST_PATH = 4096  # characters: longer texts are none
 
 
 class Blocks:
@@ -85,9 +89,32 @@ def fingerprint(module: nn.Module) -> str:
     return digest({name: value.item() for name, value in hashes.items()})
 
 
-def settings(part: Recorded) -> Any:
-    """What `part` was built with, or just its class where that is no plain data."""
+def settings(part: Any) -> Any:
+    """What `part` was built with, as plain data; of other objects than the kit's and of functions just a name."""
+    if dataclasses.is_dataclass(part):
+        return dataclasses.asdict(part)
+    if isinstance(part, list | tuple):
+        return [settings(value) for value in part]
     try:
-        return describe(part)
+        return describe(part) if isinstance(part, Recorded) else plain(part, "")
     except ValueError:
         return f"{type(part).__module__}.{type(part).__qualname__}"
+
+
+def contents(about: Any) -> dict[str, str]:
+    """The sha256 of every file that settings name: a file that has changed is other data under the same name."""
+    if isinstance(about, dict):
+        about = list(about.values())
+    if isinstance(about, list):
+        return {path: found for value in about for path, found in contents(value).items()}
+    if not isinstance(about, str) or not about or len(about) > LONGEST_PATH or not os.path.isfile(about):
+        return {}
+    status = os.stat(about)
+    return {about: _sha256(about, status.st_size, status.st_mtime_ns)}
+
+
+@cache
+def _sha256(path: str, size: int, changed: int) -> str:
+    """Read once for as long as the file stays as it is."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

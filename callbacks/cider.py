@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 
-from callbacks.blocks import Outcome, file_name
+from callbacks.blocks import Outcome
 from callbacks.texts import TextEvaluator
 from datamodules.base import ExampleDataset
 from datamodules.formats.jsonl import write_json
@@ -69,9 +69,9 @@ class CIDEr(TextEvaluator):
         references = {str(outcome["image_id"]): outcome["real"] for outcome in outcomes}
         return caption_scores(captions, references, self.tokenizer, self.metrics)
 
-    def write(self, folder: Path, outcomes: list[Outcome]) -> None:
+    def write(self, folder: Path, name: str, outcomes: list[Outcome]) -> None:
         results = [{"image_id": outcome["image_id"], "caption": outcome["text"]} for outcome in outcomes]
-        write_json(folder / f"{file_name(self.prefix)}-captions.json", results)
+        write_json(folder / f"{name}-captions.json", results)
 
 
 def image_id(example: Example) -> int | str:

@@ -15,21 +15,24 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from tqdm import tqdm
 
-from callbacks.blocks import Blocks, Outcome, file_name, fingerprint, settings
+from callbacks.blocks import Blocks, Outcome, contents, file_name, fingerprint, settings
 from callbacks.ema import Weights, find_ema, live_weights
-from callbacks.records import Record, publish
+from callbacks.records import Record, commit, publish
 from callbacks.schedule import Scheduled, Stage
 from callbacks.sheet import Cell, Section, publish_sheet
 from datamodules.base import ExampleDataset
+from unifluid import __version__
 from unifluid.decoding import ImageSampling, TextSampling
 from unifluid.decoding.prefix import Progress
 from unifluid.evaluation.scores import Score
+from unifluid.interfaces import Recorded
 from unifluid.sequence import Example
 
 FOLDER = "results"  # in the run's folder: PREFIX.jsonl, a line for each evaluation; PREFIX.png; and what `write` adds
+SCHEDULE = ("every", "at_end", "every_epochs", "at_start", "weights")  # say when, and how often, not what
 
 
-class Evaluator(Scheduled):
+class Evaluator(Recorded, Scheduled):
     """Judges what the model makes of fixed items, block by block, and reports scores with their intervals.
 
     A block is one batch: `sampling.batch_size` consecutive items. Blocks are shared out over ranks, and every draw is a
@@ -103,12 +106,14 @@ class Evaluator(Scheduled):
         """The first `show` outcomes as pictures with words below, none where there is nothing to look at."""
         return []
 
-    def write(self, folder: Path, outcomes: list[Outcome]) -> None:
-        """Files to keep beside the record, such as captions in COCO's format of results."""
+    def write(self, folder: Path, name: str, outcomes: list[Outcome]) -> None:
+        """Files to keep beside the record, such as captions in COCO's format of results; they begin with `name`."""
 
     # -- what all do -----------------------------------------------------------------------------------------------
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if any(self._overwrites(other) for other in trainer.callbacks if other is not self):
+            raise ValueError(f"two {type(self).__name__} report as {self.prefix}: give each a prefix of its own")
         self.prepare(trainer, pl_module)
 
     def run(self, trainer: L.Trainer, module: L.LightningModule, stage: Stage) -> None:
@@ -121,8 +126,7 @@ class Evaluator(Scheduled):
         results, self.device = Path(trainer.default_root_dir) / FOLDER, module.device
         self.begin()
         with live_weights(trainer, module, weights) as live, trained_precision(trainer):
-            made_by = {"class": type(self).__qualname__, "weights": fingerprint(module.model), "items": self.size}
-            blocks = Blocks(results / ".unfinished", prefix, made_by | self._settings())
+            blocks = Blocks(results / ".unfinished", prefix, self._made_by(module) | self._settings())
             self._judge_all(trainer, module, blocks, prefix)
         trainer.strategy.barrier(f"{prefix} is judged")
         scores: dict[str, Score] = {}
@@ -135,7 +139,7 @@ class Evaluator(Scheduled):
             if cells := self.cells(outcomes[: self.show]):
                 path = results / f"{file_name(prefix)}.png"
                 publish_sheet(trainer, prefix, [Section(prefix, cells)], path, self.step)
-            self.write(results, outcomes)
+            self.write(results, file_name(prefix), outcomes)
             blocks.remove()
         # On all ranks alike: checkpoints are kept, and training is stopped, by these.
         for name, score in trainer.strategy.broadcast(scores).items():
@@ -151,6 +155,25 @@ class Evaluator(Scheduled):
             "sampling": dataclasses.asdict(self.sampling),
             "data": settings(self.dataset),
         } | self.about()
+
+    def _overwrites(self, other: L.Callback) -> bool:
+        """Whether scores of the same names would be the other's. (CIDEr and CaptionAccuracy may share a prefix.)"""
+        if type(other) is not type(self) or file_name(other.prefix) != file_name(self.prefix):
+            return False
+        return other.weights == self.weights or "both" in (other.weights, self.weights)
+
+    def _made_by(self, module: L.LightningModule) -> dict[str, Any]:
+        """All that outcomes depend on, or that says which of them are kept; when it is due does not matter."""
+        arguments = {name: settings(value) for name, value in self.init_args.items() if name not in SCHEDULE}
+        return {
+            "class": type(self).__qualname__,
+            "arguments": arguments,
+            "files": contents(arguments),
+            "version": __version__,
+            "commit": commit(),
+            "weights": fingerprint(module.model),
+            "items": self.size,
+        }
 
     def _judge_all(self, trainer: L.Trainer, module: L.LightningModule, blocks: Blocks, prefix: str) -> None:
         """This rank's share of the blocks, but for those that are there already."""

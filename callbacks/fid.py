@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from callbacks.blocks import Outcome, file_name, settings
+from callbacks.blocks import Outcome, contents, file_name, settings
 from callbacks.evaluator import FOLDER, FirstItems
 from callbacks.geneval import DEFAULT_SAMPLING
 from callbacks.sheet import Cell, Line
@@ -138,6 +138,7 @@ class FID(FirstItems):
         return {
             **self.features.about(),
             "data": settings(self.dataset),
+            "files": contents(settings(self.dataset)),
             "n": self.n,
             "size": self._image_size,
             "resize": RESIZE,

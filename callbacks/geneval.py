@@ -67,6 +67,8 @@ class GenEval(Evaluator):
             raise ValueError(f"GenEval needs n and images_per_prompt of at least 1, got {n} and {images_per_prompt}")
         if not tags or not set(tags) <= set(TAGS):
             raise ValueError(f"GenEval.tags must be some of {', '.join(TAGS)}, got {', '.join(tags) or 'none'}")
+        if keep is not None and self.weights == "both":
+            raise ValueError("GenEval.keep is one folder: images of both weights would overwrite each other")
         self.detector, self.colours, self.keep = detector, colours, keep
         self.n, self.images_per_prompt, self.tags = n or len(dataset), images_per_prompt, tuple(tags)
 
@@ -103,7 +105,8 @@ class GenEval(Evaluator):
         images = generate_images(module.model, module.formatter, items, self.sampling, self.seed, indices, progress)
         if self.keep is not None:
             for i, item, image in zip(indices, items, images, strict=True):
-                keep_image(Path(self.keep), *divmod(i, self.images_per_prompt), item.meta, image)
+                metadata = {"prompt": item.condition, **item.meta}
+                keep_image(Path(self.keep), *divmod(i, self.images_per_prompt), metadata, image)
         asked = [item.meta for item in items]
         judged = score_images(images, asked, self.detector, self.colours, module.device)
         outcomes = []

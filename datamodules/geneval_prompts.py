@@ -11,12 +11,12 @@ from typing import Any
 
 from datamodules.base import ExampleDataset
 from datamodules.formats.jsonl import decode
-from datamodules.formats.rows import BadRow
 from unifluid.evaluation.coco import NAMES
 from unifluid.sequence import Example, Task
 
 OFFICIAL_SHA256 = "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"  # evaluation_metadata.jsonl
 COUNTS = {"two_object": 99, "counting": 80, "colors": 94, "position": 100, "color_attr": 100}
+TAGS = ("single_object", *COUNTS)
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
 NUMBERS = {2: "two", 3: "three", 4: "four"}
@@ -65,14 +65,28 @@ def checked(line: bytes, where: str) -> Metadata:
     """One line of metadata. Raises ValueError naming file and line."""
     try:
         metadata = decode(line)
-        for clause in [*metadata["include"], *metadata.get("exclude", [])]:
-            if not (isinstance(clause["class"], str) and isinstance(clause["count"], int)):
-                raise TypeError("clauses need a class and a count")
-        if not (isinstance(metadata["tag"], str) and isinstance(metadata["prompt"], str)):
-            raise TypeError("tag and prompt must be texts")
-    except (BadRow, KeyError, TypeError) as error:
+        for number, clause in [*enumerate(metadata["include"]), *((0, c) for c in metadata.get("exclude", []))]:
+            _check_clause(clause, number)
+        if metadata["tag"] not in TAGS or not isinstance(metadata["prompt"], str):
+            raise TypeError(f"tag must be one of {', '.join(TAGS)}, and prompt a text")
+        if not metadata["include"]:
+            raise TypeError("include is empty: any image would be right")
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: not GenEval's metadata: tag, include and prompt are needed ({error})") from error
     return metadata
+
+
+def _check_clause(clause: Metadata, number: int) -> None:
+    """A clause that no image, or any image, could satisfy would be a score all the same. Raises TypeError, KeyError."""
+    name, count = clause["class"], clause["count"]
+    if not isinstance(name, str) or type(count) is not int or count < 1:
+        raise TypeError("clauses need a class and a count of at least 1")
+    if clause.get("color", COLOURS[0]) not in COLOURS:
+        raise TypeError(f"color {clause['color']!r} is none of {', '.join(COLOURS)}")
+    if "position" in clause:
+        relation, target = clause["position"]
+        if relation not in RELATIONS or target not in range(number):
+            raise TypeError(f"position {clause['position']!r} is none of {', '.join(RELATIONS)} an earlier clause")
 
 
 # -- the published rules (Ghosh et al., 2023, §3 and appendix A) -------------------------------------------------------

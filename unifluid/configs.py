@@ -91,19 +91,19 @@ def _path(cls: type) -> str:
 
 
 def _plain_args(cls: type, arguments: dict[str, Any]) -> Config:
-    return {name: _plain(value, f"{cls.__name__}.{name}") for name, value in arguments.items()}
+    return {name: plain(value, f"{cls.__name__}.{name}") for name, value in arguments.items()}
 
 
-def _plain(value: Any, where: str) -> Any:
+def plain(value: Any, where: str) -> Any:
     """Plain data of a checkpoint, the same after a trip through JSON."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, list | tuple):
-        return [_plain(v, where) for v in value]
+        return [plain(v, where) for v in value]
     if isinstance(value, dict):
-        return {str(k): _plain(v, where) for k, v in value.items()}
+        return {str(k): plain(v, where) for k, v in value.items()}
     if isinstance(value, Recorded | functools.partial):
         return describe(value)
     raise ValueError(

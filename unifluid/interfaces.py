@@ -237,7 +237,7 @@ class Detection:
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
-class FeatureExtractor(ABC):
+class FeatureExtractor(Recorded, ABC):
     """Pictures -> feature vectors, for scores that compare pictures with pictures.
 
     `name` becomes part of the scores' names: a distance means something among equal features only.
@@ -263,7 +263,7 @@ class FeatureExtractor(ABC):
         """Images, each uint8 (3, H, W) of any size -> features (n, F), fp32, on the CPU."""
 
 
-class Detector(ABC):
+class Detector(Recorded, ABC):
     """Finds objects in images, for GenEval."""
 
     suffix: str = ""  # of scores' names, where it is not to be taken for a detector of instances
@@ -280,7 +280,7 @@ class Detector(ABC):
         """Images, each uint8 (3, H, W) -> the detections in each."""
 
 
-class ColourClassifier(ABC):
+class ColourClassifier(Recorded, ABC):
     """Names the colours of detected objects, for GenEval."""
 
     suffix: str = ""  # of scores' names, where it is not to be taken for the official one

@@ -84,14 +84,15 @@ class Annotations(FileRows):
         return json.loads(self._block[self._ends[row] : self._ends[row + 1]])
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
-    """The object in a JSON file of annotations. Raises ValueError naming it."""
+def read_json(path: str | Path, expected: type | tuple[type, ...] = dict, what: str = "annotations") -> Any:
+    """The object, or the list where that is `expected`, in a JSON file of `what`. Raises ValueError naming the file."""
     try:
         content = json.loads(Path(path).read_bytes())
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file of annotations") from error
+        raise ValueError(f"{path}: no such file of {what}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON file ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    if not isinstance(content, expected):
+        wanted = "a JSON list" if expected is list else "a JSON object"
+        raise ValueError(f"{path}: expected {wanted}, got {type(content).__name__}")
     return content

@@ -7,7 +7,6 @@ drawn, rows checked, counted and written, whole or not at all. What is left out 
 from __future__ import annotations
 
 import csv
-import json
 import os
 import shutil
 from abc import ABC, abstractmethod
@@ -82,11 +81,7 @@ class Task(ABC):
 
     def json(self, *names: str) -> Any:
         """The content of the first of several possible files."""
-        path = self.file(*names)
-        try:
-            return json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: not a JSON file ({error})") from error
+        return read_json(self.file(*names), (dict, list))
 
     def listed(self, name: str, key: str) -> list[Any]:
         """The list under `key` of a JSON object."""
@@ -99,7 +94,7 @@ class Task(ABC):
         return [line.strip() for line in read_lines(self.file(name)) if line.strip()]
 
     def table(self, name: str) -> list[dict[str, str]]:
-        with self.file(name).open(encoding="utf-8-sig", newline="") as file:
+        with _named(path := self.file(name)), path.open(encoding="utf-8-sig", newline="") as file:
             return list(csv.DictReader(file))
 
     def file(self, *names: str) -> Path:
@@ -215,6 +210,14 @@ def _rows_of(task: Task, entry: Any, part: str, training: bool, left_out: Counte
             yield from task.rows(entry, part, training)
     except LeftOut as reason:
         left_out[str(reason)] += 1
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not a text file in UTF-8 ({error})") from error
 
 
 @contextmanager

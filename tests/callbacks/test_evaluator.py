@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy import make_data, make_module, make_trainer
 
+from callbacks import evaluator
 from callbacks.blocks import Blocks, fingerprint
 from callbacks.ema import EMA
 from callbacks.evaluator import Evaluator
@@ -23,9 +24,9 @@ ANSWERS = Shapes("answer", split="val")
 class Even(Evaluator):
     """Finds the items of even numbers right; counts what it is asked to judge; may fail at a block."""
 
-    def __init__(self, n=10, fail_at=None, value=None, prefix="even", **options):
+    def __init__(self, n=10, value=None, prefix="even", file=None, limit=0.5, **options):
         super().__init__(ANSWERS, prefix, TextSampling(batch_size=4), **options)
-        self.n, self.fail_at, self.value, self.judged = n, fail_at, value, []
+        self.n, self.value, self.fail_at, self.judged = n, value, None, []
 
     @property
     def size(self):
@@ -52,14 +53,22 @@ class Even(Evaluator):
     def cells(self, outcomes):
         return [Cell([torch.zeros(3, 8, 8, dtype=torch.uint8)], [Line(outcome["id"])]) for outcome in outcomes]
 
-    def write(self, folder, outcomes):
-        (folder / "ids.json").write_text(json.dumps([outcome["id"] for outcome in outcomes]))
+    def write(self, folder, name, outcomes):
+        (folder / f"{name}-ids.json").write_text(json.dumps([outcome["id"] for outcome in outcomes]))
 
 
 def fit(folder, *callbacks, steps=2, **options):
     trainer = make_trainer(folder, *callbacks, steps=steps, **options)
     trainer.fit(make_module(), make_data())
     return trainer
+
+
+def interrupted(folder, **options):
+    """An evaluation that is stopped in its third block."""
+    even = Even(**options)
+    even.fail_at = 8
+    with pytest.raises(SystemExit):
+        fit(folder, even)
 
 
 def lines(folder, name="even"):
@@ -83,16 +92,15 @@ def test_blocks_share_all_items_and_files_tell_how_scores_were_made(tmp_path):
     assert {"seconds", "time", "config", "version", "commit", "checkpoint"} <= line.keys()
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["even/share"] == 0.5 and scores["network/even"] == "none" and scores["n/even/share"] == 10
-    assert len(json.loads((tmp_path / "results" / "ids.json").read_text())) == 10
+    assert len(json.loads((tmp_path / "results" / "even-ids.json").read_text())) == 10
     assert not list((tmp_path / "results" / ".unfinished").iterdir())
     events = EventAccumulator(trainer.logger.log_dir, size_guidance={"images": 0}).Reload()
     assert [e.step for e in events.Images("even")] == [2] and (tmp_path / "results" / "even.png").exists()
 
 
 def test_an_interrupted_evaluation_goes_on(tmp_path):
-    with pytest.raises(SystemExit):
-        fit(tmp_path, Even(fail_at=8))
-    again = Even()
+    interrupted(tmp_path)
+    again = Even(every_epochs=100)  # when it is due says nothing of what it finds
     fit(tmp_path, again)
     assert again.judged == [8, 9] and lines(tmp_path)[0]["scores"]["share"]["value"] == 0.5
     anew = Even()
@@ -100,13 +108,37 @@ def test_an_interrupted_evaluation_goes_on(tmp_path):
     assert anew.judged == list(range(10)), "a finished evaluation leaves nothing to go on from"
 
 
-@pytest.mark.parametrize("change", [{"n": 9}, {"seed": 1}, {"steps": 3}, {"show": 1, "prefix": "odd"}])
+@pytest.mark.parametrize(
+    "change", [{"n": 9}, {"seed": 1}, {"steps": 3}, {"show": 17}, {"limit": 0.6}, {"show": 1, "prefix": "odd"}]
+)
 def test_blocks_of_other_weights_settings_or_items_are_not_used(tmp_path, change):
-    with pytest.raises(SystemExit):
-        fit(tmp_path, Even(fail_at=8))
+    interrupted(tmp_path)
     again = Even(**{name: value for name, value in change.items() if name != "steps"})
     fit(tmp_path, again, steps=change.get("steps", 2))
     assert again.judged == list(range(again.n))
+
+
+def test_a_file_that_has_changed_is_other_data(tmp_path):
+    file = tmp_path / "data.jsonl"
+    file.write_text("cats")
+    interrupted(tmp_path, file=str(file))
+    file.write_text("dogs")
+    again = Even(file=str(file))
+    fit(tmp_path, again)
+    assert again.judged == list(range(10))
+
+
+def test_blocks_of_other_code_are_not_used(tmp_path, monkeypatch):
+    interrupted(tmp_path)
+    monkeypatch.setattr(evaluator, "commit", lambda: "another")
+    again = Even()
+    fit(tmp_path, again)
+    assert again.judged == list(range(10))
+
+
+def test_two_alike_need_names_of_their_own(tmp_path):
+    with pytest.raises(ValueError, match="two Even report as even: give each a prefix"):
+        fit(tmp_path, Even(), Even(seed=1))
 
 
 def test_a_damaged_block_is_judged_again(tmp_path):
@@ -135,6 +167,8 @@ def test_both_weights_side_by_side(tmp_path):
     assert lines(tmp_path)[0]["weights"] == "ema" and lines(tmp_path, "even_raw")[0]["weights"] == "raw"
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert {"even/share", "even_raw/share"} <= scores.keys()
+    kept = {path.name for path in (tmp_path / "results").glob("*-ids.json")}
+    assert kept == {"even-ids.json", "even_raw-ids.json"}, "neither overwrites the other's"
 
 
 def test_the_best_checkpoint_by_a_score_is_kept(tmp_path):

@@ -98,6 +98,13 @@ def test_the_runs_own_statistics_are_made_anew_where_they_no_longer_fit(tmp_path
     )
 
 
+def test_statistics_of_data_that_has_changed_are_made_anew(tmp_path, monkeypatch):
+    run(tmp_path)
+    monkeypatch.setattr(fid, "contents", lambda about: {"data.jsonl": "another sha256"})
+    _, callback = run(tmp_path)
+    assert callback.features.seen == 40, "the real pictures as well"
+
+
 def test_another_projects_file_is_read(tmp_path):
     real = Corners().extract([centre_square(PROMPTS[i].target, 8) for i in range(20)], None).double().numpy()
     np.savez(tmp_path / "theirs.npz", mu=real.mean(0), sigma=np.cov(real, rowvar=False))

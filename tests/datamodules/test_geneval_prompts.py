@@ -45,6 +45,29 @@ def test_the_hash_decides_what_scores_are_called(tmp_path, monkeypatch):
     assert GenEvalPrompts(path).score_name == "geneval"
 
 
+CAT = {"class": "cat", "count": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"tag": "colours"}, "tag must be one of single_object"),
+        ({"include": []}, "include is empty"),
+        ({"include": [CAT | {"count": 0}]}, "a count of at least 1"),
+        ({"include": [CAT], "exclude": [CAT | {"count": True}]}, "a count of at least 1"),
+        ({"include": [CAT | {"color": "rde"}]}, "color 'rde' is none of red"),
+        ({"include": [CAT, CAT | {"position": ["left_of", 0]}]}, "is none of left of"),
+        ({"include": [CAT, CAT | {"position": ["above", 1]}]}, "an earlier clause"),
+        ({"include": [CAT, CAT | {"position": "above"}]}, "not GenEval's metadata"),
+    ],
+)
+def test_what_would_be_scored_all_the_same_is_refused(change, complaint):
+    metadata = {"tag": "position", "include": [CAT], "prompt": "a cat"}
+    assert geneval_prompts.checked(json.dumps(metadata).encode(), "m:1") == metadata
+    with pytest.raises(ValueError, match=complaint):
+        geneval_prompts.checked(json.dumps(metadata | change).encode(), "m:1")
+
+
 @pytest.mark.parametrize("line", ["{", '{"tag": "colors"}', '{"tag": "a", "include": [{"class": 1}], "prompt": "b"}'])
 def test_another_file_is_named(line, tmp_path):
     (tmp_path / "m.jsonl").write_text(line)

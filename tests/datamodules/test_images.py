@@ -180,7 +180,8 @@ def test_first_frame_of_an_animation(tmp_path, suffix):
 
 def test_other_formats_in_disguise(tmp_path):
     """Pillow could read these; the allowlist keeps their decoders away from untrusted data."""
-    files = {"SVG": b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "PSD": b"8BPS\0\1" + bytes(100)}
+    svg = b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>'
+    files = {"SVG": svg, "PSD": b"8BPS\0\1" + bytes(100)}
     for kind in ("EPS", "TIFF", "BMP", "PPM", "ICO", "AVIF"):
         buffer = io.BytesIO()
         corners().save(buffer, kind)

@@ -22,6 +22,9 @@ def image_scores(
 ) -> dict[str, Score]:
     """All that is asked for of drawn features (n, F): the Fréchet distance, called `distance`; `kid`, `precision` and
     `recall`, for which `real` must hold features; and `inception_score`, where logits (n, 1008) are given."""
+    fewest = min(len(drawn), len(real.features)) if with_precision_recall else NEIGHBOURS + 1
+    if fewest <= NEIGHBOURS:
+        raise ValueError(f"precision and recall need at least {NEIGHBOURS + 1} images on both sides, got {fewest}")
     scores = {distance: Score(frechet_distance(Normal.of(drawn), real.normal), len(drawn))}
     if with_kid:
         scores["kid"] = kid(drawn, real.features)

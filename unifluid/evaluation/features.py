@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,7 +33,9 @@ class TimmFeatures(FeatureExtractor):
         self._net: nn.Module | None = None
 
     def about(self) -> dict[str, Any]:
-        return {"network": self.model, "network_image_size": self.image_size}
+        with self.weights_file().open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"network": self.model, "network_sha256": found, "network_image_size": self.image_size}
 
     def load(self) -> None:
         """Raises ValueError, naming the file or model."""

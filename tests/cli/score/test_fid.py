@@ -38,6 +38,12 @@ def test_a_folder_beside_a_folder_and_its_statistics(folders, capsys):
     assert "s.npz: its network_image_size is 32, here 64" in error_line(
         capsys, "score", "fid", "--images", drawn, *other, "--reference", folders / "s.npz"
     )
+    (folders / "larger").mkdir()
+    for i in range(2):
+        Image.new("RGB", (48, 48)).save(folders / "larger" / f"{i}.png")
+    assert "s.npz: its size is 24, here 48" in error_line(
+        capsys, "score", "fid", "--images", folders / "larger", *LITE, "--reference", folders / "s.npz"
+    )
     again = json.loads(out.read_text())
     assert again["frechet/efficientnet_lite0"] == pytest.approx(scores["frechet/efficientnet_lite0"], rel=1e-6)
     images = [torch.from_numpy(np.array(Image.open(drawn / f"{i}.png"))).permute(2, 0, 1) for i in range(5)]
@@ -62,6 +68,16 @@ def test_mistakes(folders, capsys, monkeypatch):
     assert "device 'no'" in error_line(capsys, *ask, real, *LITE, "--device", "no")
     (folders / "s.npz").write_bytes(b"no")
     assert "s.npz: no statistics of features" in error_line(capsys, *ask, folders / "s.npz", *LITE)
+    for path in sorted(drawn.iterdir())[3:]:
+        path.unlink()
+    few = error_line(capsys, *ask, real, *LITE, "--precision-recall")
+    assert "precision and recall need at least 4 images on both sides, got 3" in few
     Image.new("RGB", (9, 9)).save(drawn / "small.png")
-    assert "small.png is 9x9, others are not" in error_line(capsys, *ask, real, *LITE)
+    for batch in ("32", "1"):  # the odd one is found whatever it shares a batch with
+        odd = error_line(capsys, *ask, real, *LITE, "--batch-size", batch)
+        assert "small.png is 9x9, others are 24x24" in odd
+    (drawn / "small.png").write_bytes(b"no")
+    assert "small.png: no image that can be read" in error_line(capsys, *ask, real, *LITE)
+    out = error_line(capsys, *ask, real, *LITE, "--out", folders / "none" / "x.json")
+    assert "x.json: cannot be written" in out
     assert "no score 'fud', there are: fid" in error_line(capsys, "score", "fud")

@@ -40,10 +40,6 @@ def test_kept_images_score_the_same(tmp_path, drawn, capsys):
     assert (
         names[:3] == ["00000/metadata.jsonl", "00000/samples/0000.png", "00000/samples/0001.png"] and len(names) == 18
     )
-    (tmp_path / "prompts").mkdir()
-    for place in (tmp_path / "kept").iterdir():  # the official layout has prompts in its metadata; scenes have none
-        meta = json.loads((place / "metadata.jsonl").read_text())
-        (place / "metadata.jsonl").write_text(json.dumps({"prompt": "a scene", **meta}))
     out, results = tmp_path / "out.json", tmp_path / "results.jsonl"
     ask = ["score", "geneval", "--images", str(tmp_path / "kept"), *SHAPES]
     assert main([*ask, "--out", str(out), "--results", str(results)]) == 0
@@ -57,9 +53,10 @@ def test_kept_images_score_the_same(tmp_path, drawn, capsys):
 def test_mistakes(tmp_path, drawn, capsys):
     kept = tmp_path / "kept"
     ask = ["score", "geneval", "--images", kept, *SHAPES]
+    whole = (kept / "00000" / "metadata.jsonl").read_text()
+    (kept / "00000" / "metadata.jsonl").write_text('{"tag": "colors"}')
     assert "00000/metadata.jsonl:1: not GenEval's metadata" in error_line(capsys, *ask)
-    for place in kept.iterdir():
-        (place / "metadata.jsonl").write_text('{"tag": "colors", "include": [], "prompt": "a"}')
+    (kept / "00000" / "metadata.jsonl").write_text(whole)
     assert "missing: detector" in error_line(capsys, "score", "geneval", "--images", kept)
     named = ["--detector=unifluid.evaluation.mask2former.Mask2Former", "--detector.folder=none", SHAPES[1]]
     assert "none: no such folder" in error_line(capsys, "score", "geneval", "--images", kept, *named)

@@ -69,6 +69,19 @@ def test_captions(files, capsys, tokenizer):
     assert "n_expected 2, n_scored 2" in capsys.readouterr().out
 
 
+def test_files_with_a_byte_order_mark_are_read(files, capsys):
+    for name in ("results.json", "answers.json", "val.jsonl", "coco.json"):
+        (files / name).write_text((files / name).read_text(), encoding="utf-8-sig")
+    assert main(captions(files, "--tokenizer", "python")) == 0
+    assert main(answers(files, EXACT)) == 0
+
+
+def test_a_folder_that_is_not_there_is_found_before_the_work(files, capsys):
+    out = ["--out", files / "none" / "out.json"]
+    assert "out.json: cannot be written" in error_line(capsys, *captions(files, "--metrics", "no", *out))
+    assert "out.json: cannot be written" in error_line(capsys, *answers(files, *out))
+
+
 def test_answers(files, capsys):
     assert main(answers(files, EXACT, "--types", "type", "--out", str(files / "out.json"))) == 0
     found = json.loads((files / "out.json").read_text())
@@ -87,6 +100,11 @@ def test_averages(tmp_path, capsys):
     assert "qa_avg needs 20 scores, 20 are missing: okvqa/accuracy" in error_line(capsys, "score", "average", runs[0])
     assert "no such file of scores" in error_line(capsys, "score", "average", tmp_path / "c")
     (tmp_path / "c.json").write_text(json.dumps({"coco/cider": 1.3}))
+    for text, complaint in (("[]", "expected a JSON object"), ('{"coco/cider": "1"}', "is '1', which is no score")):
+        (tmp_path / "d.json").write_text(text)
+        assert complaint in error_line(capsys, "score", "average", tmp_path / "d.json")
+    (tmp_path / "e.json").write_text('{"coco/cider": NaN}')
+    assert "coco/cider is nan, which is no score" in error_line(capsys, "score", "average", tmp_path / "e.json")
     assert "coco/cider is 1.3 here but 1.2" in error_line(capsys, "score", "average", *runs, tmp_path / "c.json")
 
 
@@ -103,9 +121,12 @@ def test_mistakes(files, capsys):
         [*RESULTS, {"image_id": 9, "caption": ""}], captions
     )
     assert "results.json: not a JSON file" in results("{", captions)
-    assert "expected a list of" in results({}, captions)
+    assert "results.json: expected a JSON list, got dict" in results({}, captions)
     assert "entry 0 is {'image_id': 1}, expected a list of {\"image_id\"" in results([{"image_id": 1}], captions)
     assert "3 of 3 question_ids have no result" in results([], answers)
+    row = {"id": "0", "task": "answer", "image": "a.png", "question": "?", "answers": ["unknown"]}
+    (files / "val.jsonl").write_text(json.dumps(row | {"meta": {"question_id": 0, "unanswered": True}}))
+    assert "val.jsonl:1: only a server knows its answers" in error_line(capsys, *answers(files, EXACT))
     (files / "val.jsonl").write_text("{}")
     assert "val.jsonl:1: unknown task" in error_line(capsys, *answers(files, EXACT))
     (files / "coco.json").write_text('{"images": [], "annotations": [{}]}')

@@ -18,10 +18,11 @@ def run(args: list[str]) -> None:
     options, rest = parser.parse_known_args(args)
 
     from unifluid.cli.parts import instantiate, parse
-    from unifluid.cli.score.results import check_ids, read_results, report
+    from unifluid.cli.score.results import check_ids, check_writable, read_results, report
     from unifluid.cli.trainer import prepare
     from unifluid.evaluation.questions import AnswerMetric, answer_scores
 
+    check_writable(options.out)
     metric = instantiate(AnswerMetric, "metric", parse(AnswerMetric, "metric", prepare(rest)))
     rows = _rows(options.references)
     answers = read_results(options.results, "question_id", "answer")
@@ -53,6 +54,8 @@ def _rows(path: str) -> dict[str, dict[str, Any]]:
                 key = str(row["meta"].get("question_id", row["id"]))
                 if key in found:
                     raise ValueError(f"{path}:{number}: question_id {key} comes twice")
+                if row["meta"].get("unanswered"):
+                    raise ValueError(f"{path}:{number}: only a server knows its answers, nothing to score")
                 found[key] = row
     if not found:
         raise ValueError(f"{path}: no row of task answer")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
 from typing import Any
 
 from unifluid.cli.errors import Parser
+from unifluid.evaluation.averages import AVERAGES, average
 
 
 def run(args: list[str]) -> None:
-    from unifluid.evaluation.averages import AVERAGES, average
-
     parser = Parser("score average", "Averages over the downstream tasks of experiments/transfer, from scores.json.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs, or files like their scores.json")
     parser.add_argument("--only", choices=tuple(AVERAGES), help="one of the averages (default: both)")
@@ -28,13 +27,11 @@ def run(args: list[str]) -> None:
 
 
 def _scores(folder: str) -> dict[str, Any]:
+    from datamodules.formats.files import read_json
+
     path = Path(folder) / "scores.json" if Path(folder).is_dir() else Path(folder)
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file of scores") from error
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a file of scores ({error})") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: not a file of scores")
+    found = read_json(path, what="scores")
+    for name in (name for names in AVERAGES.values() for name in names if name in found):
+        if type(found[name]) not in (int, float) or not math.isfinite(found[name]):
+            raise ValueError(f"{path}: {name} is {found[name]!r}, which is no score")
     return found

@@ -18,10 +18,11 @@ def run(args: list[str]) -> None:
     options = parser.parse_args(args)
 
     from datamodules.formats.coco import read_coco
-    from unifluid.cli.score.results import check_ids, read_results, report
+    from unifluid.cli.score.results import check_ids, check_writable, read_results, report
     from unifluid.evaluation import ptb
     from unifluid.evaluation.captions import caption_scores, check_metrics
 
+    check_writable(options.out)
     check_metrics(options.metrics)
     tokenizer = getattr(ptb, TOKENIZERS[options.tokenizer])()
     tokenizer.load()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unifluid.cli.errors import Parser, count
+from unifluid.cli.score.results import check_writable, keep
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +23,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 def run(args: list[str]) -> None:
     parser = _parser()
     options, rest = parser.parse_known_args(args)
+    check_writable(options.out)
     images, real = _files(options.images), Path(options.reference)
     references = None if real.is_file() else _files(options.reference)
     features = _features(rest)
@@ -36,13 +37,13 @@ def run(args: list[str]) -> None:
     device = choose_device(options.device)
     if options.inception_score and not isinstance(features, Inception):
         raise ValueError("--inception-score needs the features of Inception")
+    size = _size_of(images)
     statistics = read_statistics(real) if references is None else None
     if statistics is not None:
-        statistics.check(real, features.about())
+        statistics.check(real, features.about() | {"size": size})
     compared = options.kid or options.precision_recall
     if compared and statistics is not None and statistics.features is None:
         raise ValueError(f"{real}: holds no features, which --kid and --precision-recall need: give a folder of images")
-    size = _size_of(images)
     drawn, logits = extract(features, images, None, options.batch_size, device, options.inception_score, "images")
     if statistics is None:
         found, _ = extract(features, references, size, options.batch_size, device, False, "reference")
@@ -96,12 +97,23 @@ def _files(folder: str) -> list[Path]:
 
 
 def _size_of(files: Sequence[Path]) -> int:
-    """Pixels of a side of the images, which must be square; the first tells."""
-    from datamodules.images import read_image
+    """Pixels of a side of the images, which must be square and of one size: read from their heads, before the work."""
+    from PIL import Image
 
-    height, width = read_image(files[0]).shape[-2:]
-    if height != width:
-        raise ValueError(f"{files[0]} is {width}x{height}: images to score must be square, all of one size")
+    from datamodules.images import FORMATS
+
+    sizes: dict[tuple[int, int], Path] = {}
+    for path in files:
+        try:
+            with Image.open(path, formats=FORMATS) as image:
+                sizes.setdefault(image.size, path)
+        except (OSError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{path}: no image that can be read ({error})") from error
+    (width, height), first = next(iter(sizes.items()))
+    if width != height:
+        raise ValueError(f"{first} is {width}x{height}: images to score must be square, all of one size")
+    for (w, h), path in list(sizes.items())[1:]:
+        raise ValueError(f"{path} is {w}x{h}, others are {width}x{height}: they must be of one size")
     return height
 
 
@@ -135,12 +147,7 @@ def _read(files: Sequence[Path], size: int | None) -> list[Tensor]:
     from unifluid.sequence import centre_square
 
     images = [read_image(path) for path in files]
-    if size is not None:
-        return [centre_square(image, size) for image in images]
-    for path, image in zip(files, images, strict=True):
-        if image.shape != images[0].shape:
-            raise ValueError(f"{path} is {image.shape[-1]}x{image.shape[-2]}, others are not: they must be of one size")
-    return images
+    return images if size is None else [centre_square(image, size) for image in images]
 
 
 def _about(features: FeatureExtractor, source: str, n: int, size: int) -> dict[str, Any]:
@@ -154,4 +161,4 @@ def _report(options: Any, features: FeatureExtractor, scores: dict[str, Any], st
         record = {name: score.value for name, score in scores.items()} | {f"n/{n}": s.n for n, s in scores.items()}
         record |= {**features.about(), "images": options.images, "reference": options.reference}
         record |= {"reference_n": statistics.normal.n}
-        Path(options.out).write_text(json.dumps(record, indent=2), encoding="utf-8")
+        keep(options.out, record)

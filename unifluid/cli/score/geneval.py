@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unifluid.cli.errors import Parser, count
+from unifluid.cli.score.results import check_writable, keep
 
 BATCH = 16
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -23,6 +24,7 @@ def run(args: list[str]) -> None:
 
     parser.epilog = HELP
     options, rest = parser.parse_known_args(args)
+    check_writable(options.out, options.results)
     samples = find_samples(options.images, options.samples)
     detector, colours = judges(rest)
 
@@ -54,7 +56,7 @@ def run(args: list[str]) -> None:
         name = "geneval" + detector.suffix + colours.suffix
         record = {f"{name}/{tag}": score.value for tag, score in scores.items()} | detector.about() | colours.about()
         record |= {"n_expected": len(samples), "n_scored": len(outcomes), "images": options.images}
-        Path(options.out).write_text(json.dumps(record, indent=2), encoding="utf-8")
+        keep(options.out, record)
 
 
 def find_samples(folder: str, each: int | None) -> list[tuple[Path, dict[str, Any]]]:
@@ -71,9 +73,7 @@ def find_samples(folder: str, each: int | None) -> list[tuple[Path, dict[str, An
         if not (place / "metadata.jsonl").is_file():
             raise ValueError(f"{place}: holds no metadata.jsonl")
         metadata = checked((place / "metadata.jsonl").read_bytes().strip(), f"{place / 'metadata.jsonl'}:1")
-        images = sorted(
-            path for path in (place / "samples").glob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg")
-        )
+        images = sorted(path for path in (place / "samples").glob("*") if path.suffix.lower() in SUFFIXES)
         each = len(images) if each is None else each
         if len(images) != each or not images:
             raise ValueError(f"{place / 'samples'}: {len(images)} images, {each or 'at least 1'} expected (--samples)")

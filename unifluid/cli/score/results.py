@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,10 @@ from unifluid.evaluation.scores import Score
 
 def read_results(path: str, key: str, value: str) -> dict[str, str]:
     """{id: text} of a results file. Raises ValueError naming file and id for what is malformed or comes twice."""
-    try:
-        content = json.loads(Path(path).read_bytes())
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file of results") from error
-    except (ValueError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from error
-    expected = f'a list of {{"{key}": …, "{value}": text}}'
-    if not isinstance(content, list):
-        raise ValueError(f"{path}: expected {expected}, got {type(content).__name__}")
-    found: dict[str, str] = {}
-    for number, entry in enumerate(content):
+    from datamodules.formats.files import read_json
+
+    expected, found = f'a list of {{"{key}": …, "{value}": text}}', dict[str, str]()
+    for number, entry in enumerate(read_json(path, list, "results")):
         if not isinstance(entry, dict) or key not in entry or not isinstance(entry.get(value), str):
             raise ValueError(f"{path}: entry {number} is {str(entry):.80}, expected {expected}")
         if str(entry[key]) in found:
@@ -48,5 +42,18 @@ def report(scores: Mapping[str, Score], n_expected: int, about: dict[str, Any], 
     print(f"n_expected {n_expected}, n_scored {n_expected}")
     if out:
         record = {name: score.value for name, score in scores.items()}
-        record |= {"n_expected": n_expected, "n_scored": n_expected, **about}
-        Path(out).write_text(json.dumps(record, indent=2), encoding="utf-8")
+        keep(out, record | {"n_expected": n_expected, "n_scored": n_expected, **about})
+
+
+def check_writable(*paths: str | None) -> None:
+    """Raises ValueError where a file that is asked for has no folder: before hours of work, not after them."""
+    for path in filter(None, paths):
+        if not Path(path).absolute().parent.is_dir() or Path(path).is_dir():
+            raise ValueError(f"{path}: cannot be written, there is no such folder, or it is one")
+
+
+def keep(path: str, record: Mapping[str, Any]) -> None:
+    """Write scores as JSON, whole or not at all."""
+    partial = Path(f"{path}.partial")
+    partial.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    os.replace(partial, path)
