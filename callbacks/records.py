@@ -9,7 +9,11 @@ geneval/overall                 the score; geneval/overall/low and /high are its
 n/geneval/overall               how many items it is a mean over
 weights/geneval, step/geneval   ema or raw, and the optimizer steps they have had
 sampling/geneval/guidance, …    how images or text were drawn, and seed/geneval
+seconds/geneval                 how long it took
 train/seconds                   time spent training
+
+`results/PREFIX_items.json` has each item's part in the latest scores, where a score is a mean of such: what a study
+compares.
 """
 
 from __future__ import annotations
@@ -52,7 +56,10 @@ class Record:
 
 def publish(trainer: L.Trainer, module: L.LightningModule, record: Record, results: Path) -> None:
     """Into results/PREFIX.jsonl, scores.json, the loggers and, as a table, the terminal. On one rank."""
-    append(results / f"{file_name(record.prefix)}.jsonl", _line(trainer, module, record))
+    name = file_name(record.prefix)
+    append(results / f"{name}.jsonl", _line(trainer, module, record))
+    items = {key: [round(x, 6) for x in score.items] for key, score in record.scores.items() if score.items}
+    write(results / f"{name}_items.json", json.dumps(items))
     merge_scores(trainer.default_root_dir, _flat(record))
     for logger in trainer.loggers:
         metrics = {f"{record.prefix}/{name}": score.value for name, score in record.scores.items()}
@@ -67,14 +74,15 @@ def publish(trainer: L.Trainer, module: L.LightningModule, record: Record, resul
 
 def _line(trainer: L.Trainer, module: L.LightningModule, record: Record) -> dict[str, Any]:
     about = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-    about |= {"scores": {name: dataclasses.asdict(score) for name, score in record.scores.items()}}
+    scores = {name: dataclasses.asdict(score) for name, score in record.scores.items()}
+    about |= {"scores": {name: {k: v for k, v in score.items() if k != "items"} for name, score in scores.items()}}
     about |= {"seconds": round(record.seconds, 3), "checkpoint": trainer.ckpt_path and str(trainer.ckpt_path)}
     about |= {"config": digest(settings(module)), "version": __version__, "commit": commit()}
     return {"time": datetime.now(UTC).isoformat(timespec="seconds"), **about.pop("settings"), **about}
 
 
 def _flat(record: Record) -> dict[str, Any]:
-    about = {"weights": record.weights, "step": record.step} | record.settings
+    about = {"weights": record.weights, "step": record.step, "seconds": round(record.seconds, 3)} | record.settings
     entries: dict[str, Any] = {}
     for name, value in about.items():
         if name == "sampling":
@@ -126,15 +134,19 @@ def _ends_a_line(path: Path) -> bool:
 def merge_scores(folder: str | Path, values: dict[str, Any]) -> Path:
     """Put `values` into scores.json beside what it holds, whole or not at all -> its path."""
     path = Path(folder) / FILE
+    write(path, json.dumps(dict(sorted((read_scores(path) | values).items())), indent=2))
+    return path
+
+
+def write(path: Path, text: str) -> None:
+    """A file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    merged = dict(sorted((read_scores(path) | values).items()))
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("w", encoding="utf-8") as file:
-        json.dump(merged, file, indent=2)
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
-    return path
 
 
 def read_scores(path: Path) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from datamodules.base import ExampleDataset
+from datamodules.shapes import prompts, questions
 from datamodules.shapes.edits import EDITS
 from datamodules.shapes.language import CAPTION_PROMPT, PLACES_PROMPT, caption, parse_caption
 from datamodules.shapes.prompts import TAGS, long_prompt, make_prompt
 from datamodules.shapes.questions import ASKED, QUESTIONS
 from datamodules.shapes.render import render
-from datamodules.shapes.scenes import COLOUR_NAMES, HELD_OUT, MAX_THINGS, SHAPES, Draw, Scene, World
+from datamodules.shapes.scenes import BACKGROUND_NAMES, COLOUR_NAMES, HELD_OUT, MAX_THINGS, SHAPES, Draw, Scene, World
 from unifluid import randomness
 from unifluid.sequence import TASKS, Example, Task
 
@@ -55,7 +56,8 @@ class Shapes(ExampleDataset):
     edits take turns.
     long_prompts: share of training prompts that describe everything in the picture.
     places: share of training captions that are asked to say where things are, and do.
-    shapes, colours, things: a smaller world, learned sooner: fewer of them, and at most so many things in a scene.
+    shapes, colours, things, backgrounds: a smaller world, learned sooner: fewer of them, and at most so many things in
+    a scene. Where that is one thing, prompts and questions about two do not occur, whatever their shares.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Shapes(ExampleDataset):
         shapes: Sequence[str] = SHAPES,
         colours: Sequence[str] = COLOUR_NAMES,
         things: int = MAX_THINGS,
+        backgrounds: Sequence[str] = BACKGROUND_NAMES,
     ) -> None:
         if task not in TASKS:
             raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
@@ -79,6 +82,10 @@ class Shapes(ExampleDataset):
             raise ValueError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}")
         if image_size < 32:
             raise ValueError(f"image_size must be at least 32, where four large things fit, got {image_size}")
+        self.world = World(shapes, colours, things, backgrounds)
+        if things == 1:
+            shares = {tag: share for tag, share in shares.items() if tag not in prompts.TAKE_TWO}
+            question_shares = {kind: n for kind, n in question_shares.items() if kind not in questions.TAKE_TWO}
         check_shares("shares", shares, TAGS)
         check_shares("question_shares", question_shares, QUESTIONS)
         for name, share in {"long_prompts": long_prompts, "places": places}.items():
@@ -89,7 +96,6 @@ class Shapes(ExampleDataset):
         self.task, self.image_size, self.split, self.seed, self.length = task, image_size, split, seed, length
         self.shares, self.question_shares = dict(shares), dict(question_shares)
         self.long_prompts, self.places = long_prompts, places
-        self.world = World(shapes, colours, things)
         if split == "compositional" and not any(HELD_OUT[shape] in self.world.colours for shape in self.world.shapes):
             raise ValueError(f"no pair of shapes and colours here is held out; there are {HELD_OUT}")
         self.make: Callable[[Draw, int], Draft] = getattr(self, f"_{task}")

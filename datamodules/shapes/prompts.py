@@ -14,6 +14,7 @@ from datamodules.shapes.language import NUMBERS, PLURALS, article, backdrop, des
 from datamodules.shapes.scenes import Draw, Kind, Scene, make_scene, side
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+TAKE_TWO = ("two_object", "counting", "position", "color_attr")  # things
 RELATIONS = {"left": "left of", "right": "right of", "above": "above", "below": "below"}
 LEADS = ("a photo of ", "a picture of ", "an image of ", "a drawing of ", "draw ", "")
 SIZED, BACKED = 0.3, 0.3  # shares of prompts that state sizes, and the background
@@ -115,14 +116,14 @@ def long_prompt(draw: Draw) -> Prompt:
     With so much of a picture in its words, what the words mean is learned far sooner (experiments/README.md). Its
     clauses ask for each shape's number only: GenEval's cannot tell things of one class and several colours apart.
     """
-    scene, words = draw.choice((listed, placed, related))(draw)
+    scene, words = draw.choice((listed, placed, related) if draw.world.things > 1 else (listed, placed))(draw)
     counts = Counter(thing.shape for thing in scene.things)
     text = draw.choice(LEADS) + words + backdrop(scene.background, draw.chance(LONG_BACKED))
     return Prompt(text, scene, [{"class": shape, "count": count} for shape, count in counts.items()], [])
 
 
 def several(draw: Draw) -> Scene:
-    """Two things or more, of any kind."""
+    """Two things or more, or one where there are no more, of any kind."""
     return draw.scene([draw.kind() for _ in range(draw.several())])
 
 

@@ -158,3 +158,4 @@ ASKED: dict[str, Callable[[Draw], Question]] = {  # in evaluation
     "comparison": comparison,
 }
 QUESTIONS = ASKED | {"size": attribute("size"), "position": position}  # the last two only teach
+TAKE_TWO = ("relation", "comparison")  # things

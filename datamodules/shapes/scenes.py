@@ -39,22 +39,31 @@ T = TypeVar("T")
 
 
 class World:
-    """What there is to draw: shapes, colours, and how many things a scene may have at most.
+    """What there is to draw: shapes, colours, backgrounds, and how many things a scene may have at most.
 
     Raises ValueError where prompts, questions and edits would find too little of something.
     """
 
     def __init__(
-        self, shapes: Sequence[str] = SHAPES, colours: Sequence[str] = COLOUR_NAMES, things: int = MAX_THINGS
+        self,
+        shapes: Sequence[str] = SHAPES,
+        colours: Sequence[str] = COLOUR_NAMES,
+        things: int = MAX_THINGS,
+        backgrounds: Sequence[str] = BACKGROUND_NAMES,
     ) -> None:
-        for name, given, known, least in (("shapes", shapes, SHAPES, 2), ("colours", colours, COLOUR_NAMES, 3)):
+        for name, given, known, least in (
+            ("shapes", shapes, SHAPES, 2),
+            ("colours", colours, COLOUR_NAMES, 3),
+            ("backgrounds", backgrounds, BACKGROUND_NAMES, 1),
+        ):
             if unknown := set(given) - set(known):
                 raise ValueError(f"{name} has {sorted(unknown)}; there are {', '.join(known)}")
             if len(set(given)) < max(least, len(given)):
                 raise ValueError(f"{name} must be at least {least} different ones, got {list(given)}")
-        if not 2 <= things <= MAX_THINGS:
-            raise ValueError(f"things must be from 2 to {MAX_THINGS}, got {things}")
+        if not 1 <= things <= MAX_THINGS:
+            raise ValueError(f"things must be from 1 to {MAX_THINGS}, got {things}")
         self.shapes, self.colours, self.things = tuple(shapes), tuple(colours), things
+        self.backgrounds = tuple(backgrounds)
 
     @cached_property
     def palettes(self) -> dict[bool, dict[str, tuple[str, ...]]]:
@@ -178,11 +187,12 @@ class Draw:
         return [self.kind() for _ in range(1 + self.below(self.world.things))]
 
     def several(self) -> int:
-        """A number of things, two at least."""
-        return 2 + self.below(self.world.things - 1)
+        """A number of things, two at least where the world has as many."""
+        least = min(2, self.world.things)
+        return least + self.below(self.world.things - least + 1)
 
     def background(self) -> str:
-        return self.choice(BACKGROUND_NAMES)
+        return self.choice(self.world.backgrounds)
 
     def place(self, sizes: Sequence[str]) -> list[Position] | None:
         """Centres for things of `sizes`, one after another; None where chance left no room. A hot loop."""

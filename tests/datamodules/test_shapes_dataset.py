@@ -304,7 +304,7 @@ def test_captions_are_right_in_any_wording():
         ({"task": "generate", "length": 0}, "length must"),
         ({"task": "caption", "shapes": ["circle", "star"]}, r"shapes has \['star'\]; there are circle"),
         ({"task": "caption", "colours": ["red", "red", "blue"]}, "colours must be at least 3 different ones"),
-        ({"task": "caption", "things": 1}, "things must be from 2 to 4, got 1"),
+        ({"task": "caption", "things": 0}, "things must be from 1 to 4, got 0"),
         ({"task": "caption", "split": "compositional", "colours": ["red", "yellow", "brown"]}, "no pair of shapes"),
     ],
 )

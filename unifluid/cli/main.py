@@ -25,6 +25,7 @@ COMMANDS = {  # name: (module with `run(command, args)`, what it does)
     "plan": ("plan", "parameters, FLOPs, memory and hours of a run, before it starts"),
     "score": ("score", "score pictures, captions or answers in files, whoever made them"),
     "selftest": ("selftest", "try GenEval's judges on pictures whose content is known"),
+    "study": ("study", "train the arms of a study, and say whether its claim holds"),
     "report": ("report", "write one HTML page about runs: settings, curves, scores, pictures"),
     "export": ("export", "write a checkpoint as safetensors and config"),
     "data": ("data", "make, check, shard and cache data sets"),

@@ -96,8 +96,11 @@ def score_images(
 
 
 def summary(outcomes: Mapping[str, Sequence[bool]]) -> dict[str, Score]:
-    """Outcomes by tag -> a score for each and, where all six are there, `overall`: their unweighted mean."""
+    """Outcomes by tag -> a score for each, and their unweighted mean: `overall` where all six are there,
+    `mean_of_tags` of fewer."""
     scores = {tag: Score.of(results) for tag, results in outcomes.items()}
     if set(TAGS) <= set(scores):
         scores["overall"] = Score.mean([scores[tag] for tag in TAGS])
+    elif len(scores) > 1:
+        scores["mean_of_tags"] = Score.mean(list(scores.values()))
     return scores

@@ -1,0 +1,78 @@
+"""A study's figure: each score with its interval, arm by arm, over a value of the arms, or one score over another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from unifluid.report.charts import COLOURS
+from unifluid.studies.compare import Estimate
+from unifluid.studies.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Estimates = Mapping[str, Mapping[str, Estimate]]  # arm -> score -> estimate
+BARS = {"fmt": "o", "markersize": 4, "capsize": 2, "linewidth": 1.2}
+PANEL = 2.9  # inches wide
+LINE = 0.3  # inches an arm takes
+
+
+def draw(study: Study, found: Estimates) -> Figure:
+    from matplotlib.figure import Figure
+
+    if study.figure.plane:
+        figure = Figure((4.6, 3.4), layout="constrained")
+        _plane(figure.add_subplot(), study, found)
+        return figure
+    scores = [score for score in study.scores if any(score in own for own in found.values())]
+    height = 2.6 if study.figure.axis else 0.9 + LINE * len(found)
+    figure = Figure((PANEL * len(scores), height), layout="constrained")
+    panels = figure.subplots(1, len(scores), sharey=not study.figure.axis, squeeze=False)[0]
+    for axes, score in zip(panels, scores, strict=True):
+        (_over_axis if study.figure.axis else _by_arm)(axes, study, found, score)
+        axes.set_title(score, fontsize=9)
+    return figure
+
+
+def _by_arm(axes: Axes, study: Study, found: Estimates, score: str) -> None:
+    for row, (_, own) in enumerate(found.items()):
+        if score in own:
+            axes.errorbar(own[score].mean, row, xerr=own[score].half or 0, color=COLOURS[0], **BARS)
+    axes.set_yticks(range(len(found)), list(found))
+    axes.set_ylim(len(found) - 0.5, -0.5)
+
+
+def _over_axis(axes: Axes, study: Study, found: Estimates, score: str) -> None:
+    """A curve for each setting of the other values; arms that have no value of the axis are lines across."""
+    axis = study.figure.axis
+    curves: dict[str, list[tuple[float, Estimate]]] = {}
+    for arm, own in found.items():
+        values = study.entries[arm].values
+        if score in own and axis in values:
+            others = " ".join(f"{name}={value}" for name, value in values.items() if name != axis)
+            curves.setdefault(others, []).append((values[axis], own[score]))
+        elif score in own:
+            axes.axhline(own[score].mean, color=COLOURS[-1], linewidth=1, linestyle="dashed", label=arm)
+    for colour, (label, points) in zip(COLOURS * len(curves), curves.items(), strict=False):
+        x, estimates = zip(*points, strict=True)
+        means, halves = [e.mean for e in estimates], [e.half or 0 for e in estimates]
+        axes.errorbar(x, means, halves, color=colour, label=label or None, **BARS | {"fmt": "o-"})
+    if study.figure.log:
+        axes.set_xscale("log")
+    axes.set_xlabel(axis)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize=7, frameon=False)
+
+
+def _plane(axes: Axes, study: Study, found: Estimates) -> None:
+    x, y = study.figure.plane
+    points = {arm: (own[x], own[y]) for arm, own in found.items() if x in own and y in own}
+    for arm, (a, b) in points.items():
+        axes.errorbar(a.mean, b.mean, b.half or 0, a.half or 0, color=COLOURS[0], **BARS)
+        axes.annotate(arm, (a.mean, b.mean), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    joined = [pair for arm, pair in points.items() if study.entries[arm].values]
+    axes.plot([a.mean for a, _ in joined], [b.mean for _, b in joined], color=COLOURS[0], linewidth=0.8, alpha=0.6)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)

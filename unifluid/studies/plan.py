@@ -1,0 +1,102 @@
+"""The runs that a study takes, in an order in which each can be made.
+
+A run lies in a folder named after its settings, so that studies share the runs that they have in common.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unifluid.studies.study import PLACEHOLDER, Entry, Study
+
+
+@dataclass(frozen=True)
+class Run:
+    """An entry with one seed."""
+
+    entry: Entry
+    seed: int
+    folder: Path
+    args: tuple[str, ...]  # of `unifluid`
+    after: tuple[Path, ...]  # folders of the runs it builds upon
+    steps: int | None  # optimizer steps, where it takes any
+
+    def __str__(self) -> str:
+        return self.entry.name if self.entry.shared else f"{self.entry.name}, seed {self.seed}"
+
+
+def plan_runs(
+    study: Study, out: Path, only: Iterable[str] = (), steps: int | None = None, devices: str | None = None
+) -> list[Run]:
+    """The runs in `out` that the arms `only` (all by default) take, each after those it builds upon.
+
+    Raises ValueError where a file that a run names is not there, or no YAML.
+    """
+    runs: dict[tuple[str, int], Run] = {}
+
+    def add(entry: Entry, seed: int) -> Run:
+        seed = study.seeds[0] if entry.shared else seed
+        if (entry.name, seed) not in runs:
+            needed = {name: add(study.entries[name], seed) for name in entry.needs}
+            runs[entry.name, seed] = make(entry, seed, needed)
+        return runs[entry.name, seed]
+
+    def make(entry: Entry, seed: int, needed: Mapping[str, Run]) -> Run:
+        known = dict(entry.values) | {name: str(run.folder) for name, run in needed.items()}
+        flags = {"seed_everything": seed} | {name: _filled(value, known) for name, value in entry.flags.items()}
+        if entry.command == "fit" and steps is not None:
+            flags["trainer.max_steps"] = steps
+        if devices is not None:
+            flags["trainer.devices"] = devices
+        paths = [str(_filled(config, known)) for config in entry.configs]
+        configs = [_config(study, entry, path) for path in paths]
+        settings = json.dumps([entry.command, configs, flags], sort_keys=True, default=str)
+        folder = out / "runs" / hashlib.sha256(settings.encode()).hexdigest()[:12]
+        given = [f"--{name}={_text(value)}" for name, value in flags.items()]
+        args = [entry.command, *(f"--config={path}" for path in paths), *given, f"--trainer.default_root_dir={folder}"]
+        after = tuple(run.folder for run in needed.values())
+        return Run(entry, seed, folder, tuple(args), after, _steps(configs, flags) if entry.command == "fit" else None)
+
+    for seed in study.seeds:
+        for arm in only or study.arms:
+            add(study.entries[arm], seed)
+    return list(runs.values())
+
+
+def _config(study: Study, entry: Entry, path: str) -> Any:
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{study.path}: {entry.name} needs {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _steps(configs: Iterable[Any], flags: Mapping[str, Any]) -> int | None:
+    trainers = [(config or {}).get("trainer") or {} for config in configs]
+    named = [trainer["max_steps"] for trainer in trainers if "max_steps" in trainer]
+    return flags.get("trainer.max_steps", named[-1] if named else None)
+
+
+def _filled(value: Any, known: Mapping[str, Any]) -> Any:
+    """`value` with its placeholders replaced; one that stands alone keeps its type."""
+    if isinstance(value, dict):
+        return {name: _filled(v, known) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_filled(v, known) for v in value]
+    if not isinstance(value, str):
+        return value
+    if match := PLACEHOLDER.fullmatch(value):
+        return known[match[1]]
+    return PLACEHOLDER.sub(lambda match: str(known[match[1]]), value)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,129 @@
+"""The runs of a study, one process each: what is done is not done again, what fails stops only what builds upon it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from unifluid.studies.plan import Run
+
+STATE = "study.json"  # in a run's folder: its arguments, exit code and seconds
+LOG = "log.txt"  # all it printed
+POLL = 0.2  # seconds
+
+
+@dataclass
+class Outcome:
+    """How a run ended; `error` is its own last word, None where all went well."""
+
+    run: Run
+    seconds: float = 0.0
+    error: str | None = None
+
+
+def finished(run: Run) -> Outcome | None:
+    """What an earlier process left, if that run came to its end."""
+    state = state_of(run)
+    return Outcome(run, state["seconds"]) if state and state["code"] == 0 else None
+
+
+def run_all(runs: Sequence[Run], jobs: int) -> list[Outcome]:
+    """Every run, `jobs` of them at once -> how each ended, in their order. Ctrl-C stops them all; they save."""
+    done = {run.folder: outcome for run in runs if (outcome := finished(run))}
+    waiting, active = deque(run for run in runs if run.folder not in done), dict[Path, _Process]()
+    with tqdm(total=len(runs), initial=len(done), desc="runs", unit="run", dynamic_ncols=True) as bar:
+        try:
+            while waiting or active:
+                for _ in range(len(waiting)):
+                    run = waiting.popleft()
+                    broken = next((f for f in run.after if f in done and done[f].error), None)
+                    if broken:
+                        done[run.folder] = Outcome(run, error=f"{done[broken].run} failed, which it builds upon")
+                        tqdm.write(f"{run}: left out, {done[run.folder].error}")
+                        bar.update()
+                    elif len(active) < jobs and all(folder in done for folder in run.after):
+                        active[run.folder] = _Process(run, jobs)
+                    else:
+                        waiting.append(run)
+                bar.set_postfix_str(" | ".join(str(process.run) for process in active.values()))
+                time.sleep(POLL)
+                for folder in [folder for folder, process in active.items() if process.ended]:
+                    done[folder] = active.pop(folder).outcome()
+                    if done[folder].error:
+                        tqdm.write(f"{done[folder].run} failed: {done[folder].error} (all of it: {folder / LOG})")
+                    bar.update()
+        finally:
+            for process in active.values():
+                process.stop()
+    return [done[run.folder] for run in runs]
+
+
+class _Process:
+    """One run as a process of its own, with its share of the cores; what it prints goes to a file."""
+
+    def __init__(self, run: Run, jobs: int):
+        self.run, self._start = run, time.monotonic()
+        self._before = (state_of(run) or {"seconds": 0.0})["seconds"]  # of interrupted attempts
+        run.folder.mkdir(parents=True, exist_ok=True)
+        self._write()
+        threads = str(max(1, (os.cpu_count() or 1) // jobs))
+        environment = {"OMP_NUM_THREADS": threads} | os.environ if jobs > 1 else dict(os.environ)
+        with (run.folder / LOG).open("ab") as log:
+            command = [sys.executable, "-m", "unifluid", *run.args]
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def outcome(self) -> Outcome:
+        code = self._process.returncode
+        error = None if code == 0 else _last_words(self.run, code)
+        self._write(code, error)
+        return Outcome(self.run, self._seconds, error)
+
+    def stop(self) -> None:
+        """As SIGTERM does: the run saves and ends."""
+        self._process.terminate()
+        self._process.wait()
+        self._write()
+
+    @property
+    def _seconds(self) -> float:
+        return self._before + time.monotonic() - self._start
+
+    def _write(self, code: int | None = None, error: str | None = None) -> None:
+        seconds = round(self._seconds, 1)
+        state = {"run": str(self.run), "args": self.run.args, "code": code, "error": error, "seconds": seconds}
+        partial = self.run.folder / f".{STATE}.partial"
+        partial.write_text(json.dumps(state, indent=2), encoding="utf-8")
+        os.replace(partial, self.run.folder / STATE)
+
+
+def state_of(run: Run) -> dict[str, Any] | None:
+    """What is known of the last attempt: `code`, None while it runs or was interrupted; `seconds` of all attempts;
+    `error`. None where there was none."""
+    path = run.folder / STATE
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        return state if {"code", "seconds"} <= state.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _last_words(run: Run, code: int) -> str:
+    """The error it printed, or its last line."""
+    lines = (run.folder / LOG).read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
+    lines = [line.strip() for line in lines if line.strip()]
+    errors = [line for line in lines if line.startswith("unifluid: error: ")]
+    return errors[-1].removeprefix("unifluid: error: ") if errors else f"exit code {code}: {(lines or [''])[-1]}"
