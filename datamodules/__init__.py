@@ -9,6 +9,7 @@ from datamodules.formats.webdataset import WebDataset
 from datamodules.geneval_prompts import GenEvalPrompts
 from datamodules.mixture import Mixture, Stream
 from datamodules.moments import CachedMoments
+from datamodules.text_only import TextOnly
 from datamodules.transforms import CentreCrop, Flips, Moves
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Moves",
     "Stream",
     "Table",
+    "TextOnly",
     "UltraEdit",
     "WebDataset",
 ]
