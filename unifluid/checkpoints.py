@@ -148,11 +148,11 @@ def unpack_model(
     """For the `on_load_checkpoint` of a module about to go on from `checkpoint`: restores the tokenizer.
 
     Raises ValueError naming the first setting in which the two differ; Lightning alone would say nothing. An evaluation
-    compares what the weights belong to (`parts_only`): the parts of the model, not how they were trained.
+    compares what the weights belong to (`parts_only`): the parts of the model, not how they were trained or are drawn.
     """
     here, there = describe(module), _stored_config(checkpoint, "the checkpoint")
     if parts_only:
-        here, there = ({**config, "init_args": parts(config)} for config in (here, there))
+        here, there = ({**config, "init_args": _without_drawing(module, parts(config))} for config in (here, there))
     for name in FREE:
         here["init_args"].pop(name, None)
         there["init_args"].pop(name, None)
@@ -170,6 +170,16 @@ def unpack_model(
         )
     if tokenizer is not None:
         tokenizer.load_state(_bytes(checkpoint["tokenizer"]))
+
+
+def _without_drawing(module: L.LightningModule, parts: Config) -> Config:
+    """Parts of the model by name, without the arguments that say how is drawn."""
+    found = {}
+    for name, config in parts.items():
+        drawing = getattr(getattr(getattr(module, "model", None), name, None), "drawing", ())
+        kept = {key: value for key, value in config["init_args"].items() if key not in drawing}
+        found[name] = {**config, "init_args": kept}
+    return found
 
 
 def _tensor(state: bytes) -> Tensor:

@@ -14,7 +14,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,8 @@ class Recorded:
 
 class Part(Recorded, nn.Module, ABC):
     """A module that fills a slot. Building one is cheap; weights kept in files load in `load_pretrained`."""
+
+    drawing: ClassVar[tuple[str, ...]] = ()  # arguments that say how is drawn: the same weights serve any value
 
     def load_pretrained(self) -> None:
         """Load the weights this part's arguments name, if any. Called once for a fresh run, never on restore."""

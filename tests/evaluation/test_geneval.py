@@ -207,5 +207,7 @@ def test_overall_is_the_unweighted_mean_of_the_six_tags():
     assert [scores[tag].value for tag in TAGS] == pytest.approx(shares)
     assert scores["overall"].value == pytest.approx(sum(shares) / 6)
     assert scores["overall"].n == sum(len(results) for results in outcomes.values())
-    assert set(summary({"colors": [True], "color_attr": [False]})) == {"colors", "color_attr"}
+    two = summary({"colors": [True], "color_attr": [False, False]})
+    assert set(two) == {"colors", "color_attr", "mean_of_tags"} and two["mean_of_tags"].value == 0.5
+    assert set(summary({"colors": [True]})) == {"colors"}
     assert scores["colors"] == Score.of(outcomes["colors"])

@@ -38,8 +38,8 @@ def run(command: str, args: list[str]) -> None:
         study = replace(study, seeds=tuple(options.seeds))
     if unknown := set(options.only) - set(study.arms):
         raise ValueError(f"--only {sorted(unknown)[0]}: there are {', '.join(study.arms)}")
-    everything = plan_runs(study, out, (), options.steps, options.devices)
-    runs = plan_runs(study, out, options.only, options.steps, options.devices)
+    same = (options.config, options.steps, options.devices)
+    everything, runs = plan_runs(study, out, (), *same), plan_runs(study, out, options.only, *same)
     if options.dry_run:
         return show_plan(study, runs, everything)
     link(study, runs, out)
@@ -60,6 +60,9 @@ def make_parser(command: str) -> Parser:
     parser.add_argument("file", metavar="FILE", help="the study, in YAML (experiments/README.md shows how)")
     parser.add_argument("--only", action="append", default=[], metavar="ARM", help="this arm; may be repeated (all)")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="instead of the study's own")
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="overlay on every run, such as studies/gpu.yaml"
+    )
     parser.add_argument("--steps", type=count, metavar="N", help="optimizer steps of every run, instead of its own")
     parser.add_argument("--devices", metavar="N", help="GPUs or CPU processes of every run, as trainer.devices")
     parser.add_argument("--jobs", type=count, default=1, metavar="N", help="runs at once, which share the cores (1)")
@@ -132,6 +135,6 @@ def show(results: Results) -> None:
     console = Console()
     console.print(shown)
     for finding in results.findings:
-        console.print(finding, highlight=False)
+        console.print(str(finding), highlight=False)
     if results.verdict:
         console.print(f"{results.study.claim} Here: {results.verdict}.", highlight=False)

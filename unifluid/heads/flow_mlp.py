@@ -28,6 +28,8 @@ class FlowMLP(ImageHead):
         prediction: what the network gives, "v" or, better for tokens of many channels, "x" (JiT, 2511.13720).
     """
 
+    drawing = ("sampler", "time_shift")
+
     def __init__(
         self,
         token_dim: int,

@@ -33,11 +33,18 @@ class Run:
 
 
 def plan_runs(
-    study: Study, out: Path, only: Iterable[str] = (), steps: int | None = None, devices: str | None = None
+    study: Study,
+    out: Path,
+    only: Iterable[str] = (),
+    overlays: Iterable[str] = (),
+    steps: int | None = None,
+    devices: str | None = None,
 ) -> list[Run]:
     """The runs in `out` that the arms `only` (all by default) take, each after those it builds upon.
 
-    Raises ValueError where a file that a run names is not there, or no YAML.
+    overlays: configs on top of every run's own.
+
+    Raises ValueError where a file that a run names is not there, or no YAML, or two arms are the same run.
     """
     runs: dict[tuple[str, int], Run] = {}
 
@@ -55,7 +62,7 @@ def plan_runs(
             flags["trainer.max_steps"] = steps
         if devices is not None:
             flags["trainer.devices"] = devices
-        paths = [str(_filled(config, known)) for config in entry.configs]
+        paths = [str(_filled(config, known)) for config in (*entry.configs, *overlays)]
         configs = [_config(study, entry, path) for path in paths]
         settings = json.dumps([entry.command, configs, flags], sort_keys=True, default=str)
         folder = out / "runs" / hashlib.sha256(settings.encode()).hexdigest()[:12]
@@ -67,7 +74,15 @@ def plan_runs(
     for seed in study.seeds:
         for arm in only or study.arms:
             add(study.entries[arm], seed)
+    _check_distinct(study, runs.values())
     return list(runs.values())
+
+
+def _check_distinct(study: Study, runs: Iterable[Run]) -> None:
+    taken: dict[Path, str] = {}
+    for run in runs:
+        if taken.setdefault(run.folder, run.entry.name) != run.entry.name:
+            raise ValueError(f"{study.path}: {taken[run.folder]} and {run.entry.name} have the same settings")
 
 
 def _config(study: Study, entry: Entry, path: str) -> Any:

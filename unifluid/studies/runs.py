@@ -55,7 +55,8 @@ def run_all(runs: Sequence[Run], jobs: int) -> list[Outcome]:
                         active[run.folder] = _Process(run, jobs)
                     else:
                         waiting.append(run)
-                bar.set_postfix_str(" | ".join(str(process.run) for process in active.values()))
+                if (names := " | ".join(str(process.run) for process in active.values())) != bar.postfix:
+                    bar.set_postfix_str(names)
                 time.sleep(POLL)
                 for folder in [folder for folder, process in active.items() if process.ended]:
                     done[folder] = active.pop(folder).outcome()

@@ -10,7 +10,9 @@ stages:                                     # trained before the arms, once for 
   pretrained: {flags: {model.init_args.lam: 1.0}}
 arms:
   frozen: {flags: {model.init_args.init_from: "{pretrained}/last.ckpt"}}
-grid: {lam: [0.01, 0.1, 1.0]}               # more arms, one for each combination; {lam} stands for its value in flags
+grid:                                       # more arms, one for each combination of values
+  flags: {model.init_args.lam: "{lam}"}
+  values: {lam: [0.01, 0.1, 1.0]}
 seeds: [0, 1, 2]
 scores: [geneval/overall, captions/exact]   # of scores.json
 expect:
@@ -31,8 +33,10 @@ from typing import Any
 
 import yaml
 
+MERGE = "tag:yaml.org,2002:merge"  # "<<"
 COMMANDS = ("fit", "test")
-PLACEHOLDER = re.compile(r"\{(\w+)\}")
+NAME = r"[\w .=+-]+"
+PLACEHOLDER = re.compile(rf"\{{({NAME})\}}")
 FIELDS = {
     "claim", "source", "reported", "world", "configs", "flags", "shared", "stages", "arms", "grid", "seeds", "scores",
     "expect", "figure",
@@ -99,11 +103,22 @@ class Study:
     figure: Figure
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a name that is given twice, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if key.tag != MERGE]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{name!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_study(path: str | Path) -> Study:
     """Raises ValueError or OSError in one line that names the file and the field."""
     path = Path(path)
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
@@ -157,7 +172,7 @@ def _entry(name: str, given: Any, base: Entry | None = None, shared: bool = Fals
     allowed = {"command", "configs", "flags", "values"}
     if not isinstance(given, dict) or set(given) - allowed:
         raise ValueError(f"{name}: a run has {', '.join(sorted(allowed))}, got {given!r}")
-    if not re.fullmatch(r"[\w .=+-]+", name):
+    if not re.fullmatch(NAME, name):
         raise ValueError(f"{name!r} names a folder: letters, digits and _ . = + - only")
     command, flags = given.get("command", "fit"), given.get("flags") or {}
     if command not in COMMANDS:
@@ -172,15 +187,18 @@ def _entry(name: str, given: Any, base: Entry | None = None, shared: bool = Fals
 
 
 def _grid(found: dict[str, Any], base: Entry) -> list[Entry]:
-    """An arm for each combination of the grid's values, called by those that vary."""
-    grid = found.get("grid") or {}
-    if not isinstance(grid, dict) or not all(isinstance(values, list) and values for values in grid.values()):
-        raise ValueError(f"grid holds lists of values by name, got {grid!r}")
+    """An arm for each combination of the values that the grid lists, called by those."""
+    grid = found.get("grid")
+    if grid is None:
+        return []
+    lists = grid.get("values") if isinstance(grid, dict) else None
+    if not isinstance(lists, dict) or not all(isinstance(values, list) and values for values in lists.values()):
+        raise ValueError(f"grid.values must hold lists of values by name, got {grid!r}")
     arms = []
-    for combination in itertools.product(*grid.values()) if grid else ():
-        values = dict(zip(grid, combination, strict=True))
+    for combination in itertools.product(*lists.values()):
+        values = dict(zip(lists, combination, strict=True))
         name = " ".join(f"{key}={value}" for key, value in values.items())
-        arms.append(Entry(name, "fit", base.configs, base.flags, values))
+        arms.append(_entry(name, {**grid, "values": values}, base))
     return arms
 
 
