@@ -1,6 +1,7 @@
 """Data: mixtures of caption, question, text-to-image and edit streams, and the datasets they draw from."""
 
 from datamodules.base import ExampleDataset
+from datamodules.best import Best
 from datamodules.formats.coco import CocoCaptions, CocoPictures
 from datamodules.formats.folder import Folder
 from datamodules.formats.tables import HQEdit, Table, UltraEdit
@@ -13,6 +14,7 @@ from datamodules.text_only import TextOnly
 from datamodules.transforms import CentreCrop, Flips, Moves
 
 __all__ = [
+    "Best",
     "VQA",
     "CachedMoments",
     "CentreCrop",

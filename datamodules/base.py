@@ -47,6 +47,11 @@ class ExampleDataset(Recorded, Dataset, ABC):
         right = (example.caption,) if example.task == "caption" else example.answers
         return text.strip() in right
 
+    def score_edit(self, example: Example, image: Tensor) -> tuple[bool, bool] | None:
+        """Whether `image` (3, H, W) uint8 shows what the instruction asks for, and all the rest as it was; None from a
+        data set that cannot tell."""
+        return None
+
 
 class Source(ExampleDataset):
     """A data set that leaves bad rows out, and counts them (`formats.skipping` has the one implementation)."""
@@ -90,3 +95,6 @@ class Wrapper(ExampleDataset):
 
     def score_text(self, example: Example, text: str) -> bool:
         return self.dataset.score_text(example, text)
+
+    def score_edit(self, example: Example, image: Tensor) -> tuple[bool, bool] | None:
+        return self.dataset.score_edit(example, image)

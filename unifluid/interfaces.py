@@ -265,6 +265,19 @@ class FeatureExtractor(Recorded, ABC):
         """Images, each uint8 (3, H, W) of any size -> features (n, F), fp32, on the CPU."""
 
 
+class ImageQuality(Recorded, ABC):
+    """How good a picture is, in one number; `name` becomes part of scores' names."""
+
+    name: str
+
+    def load(self) -> None:  # noqa: B027 - a formula needs nothing
+        """Read what it needs. Called before anything is drawn; raises OSError or ValueError where it is missing."""
+
+    @abstractmethod
+    def scores(self, images: Sequence[Tensor], device: torch.device) -> list[float]:
+        """Images, each uint8 (3, H, W) of any size -> a score for each; higher is better."""
+
+
 class Detector(Recorded, ABC):
     """Finds objects in images, for GenEval."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
+from torch import Tensor
+
 from datamodules.base import ExampleDataset
 from datamodules.shapes import prompts, questions
-from datamodules.shapes.edits import EDITS
+from datamodules.shapes.edits import EDITS, judge_edit
 from datamodules.shapes.language import CAPTION_PROMPT, PLACES_PROMPT, caption, parse_caption
 from datamodules.shapes.prompts import TAGS, long_prompt, make_prompt
 from datamodules.shapes.questions import ASKED, QUESTIONS
@@ -129,6 +131,13 @@ class Shapes(ExampleDataset):
         if example.task == "caption":
             return parse_caption(text) == parse_caption(example.caption)
         return super().score_text(example, text)
+
+    def score_edit(self, example: Example, image: Tensor) -> tuple[bool, bool]:
+        """By the analyser: the things asked for and no others; and all others, and the background, as they were."""
+        from datamodules.shapes.analyser import ShapesAnalyser
+
+        source, target = example.meta["source"], example.meta["scene"]
+        return judge_edit(source, target, ShapesAnalyser().scene(image), free=example.meta["kind"] == "add")
 
     def _accepts(self, draft: Draft) -> bool:
         if self.split == "compositional":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datamodules.shapes.language import article, describe, reference
-from datamodules.shapes.scenes import Draw, Kind, Scene, apart, extent, make_scene
+from datamodules.shapes.scenes import Draw, Kind, Scene, Thing, apart, extent, make_scene
 
 
 class Edit(NamedTuple):
@@ -74,3 +74,30 @@ def move(draw: Draw) -> Edit:
 
 
 EDITS: dict[str, Callable[[Draw], Edit]] = {function.__name__: function for function in (recolour, add, remove, move)}
+
+REACH = 16  # a thing is where it should be within this fraction of the picture's side
+
+
+def judge_edit(source: dict[str, Any], target: dict[str, Any], drawn: Scene | None, free: bool) -> tuple[bool, bool]:
+    """Scenes before and after an edit (`Scene.to_dict`), and what was drawn -> whether it shows what was asked for, and
+    whether the background and all that source and target share are as they were. `free`: where a new thing lies is
+    left open."""
+    if drawn is None:
+        return False, False
+    before, after = ([Thing(*thing) for thing in scene["things"]] for scene in (source, target))
+    kept, asked = [t for t in after if t in before], [t for t in after if t not in before]
+    reach, left = drawn.image_size // REACH, list(drawn.things)
+
+    def find(thing: Thing, anywhere: bool) -> bool:
+        """Take a thing of this kind, at this place, out of what is left."""
+        for other in left:
+            near = max(abs(other.x - thing.x), abs(other.y - thing.y)) <= reach
+            if other.kind == thing.kind and (near or anywhere):
+                left.remove(other)
+                return True
+        return False
+
+    untouched = all([find(thing, False) for thing in kept]) and drawn.background == target["background"]
+    right = all([find(thing, free) for thing in asked])
+    missing = len(kept) + len(asked) - (len(drawn.things) - len(left))
+    return right and len(left) <= missing, untouched
