@@ -164,6 +164,21 @@ def test_what_changes_no_result_may_differ_and_no_other_weights_are_read(trained
     assert go_on(make_module(lam=0.3, init_from="gone.ckpt"), path, tmp_path).global_step == 3
 
 
+def test_settings_newer_than_a_checkpoint_had_their_default(trained, tmp_path):
+    _, path = trained
+    rewrite(path, tmp_path / "old.ckpt", lambda c: c["config"]["init_args"].pop("prefix"))
+    assert go_on(make_module(lam=0.3), tmp_path / "old.ckpt", tmp_path).global_step == 3
+    with pytest.raises(ValueError, match=r"^model\.prefix is causal here but bidirectional in the checkpoint"):
+        go_on(make_module(lam=0.3, prefix="causal"), tmp_path / "old.ckpt", tmp_path)
+
+
+def test_an_evaluation_reads_a_prefix_as_training_did(trained, tmp_path):
+    _, path = trained
+    trainer = make_trainer(tmp_path)
+    with pytest.raises(ValueError, match=r"^model\.prefix is causal here"):
+        trainer.validate(make_module(lam=5, prefix="causal"), make_data(), ckpt_path=path, verbose=False)
+
+
 class Seeds(L.Callback):
     """The state of the global generator in every step."""
 

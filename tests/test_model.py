@@ -19,6 +19,7 @@ from unifluid.sequence import Batch, Segment
 COPIES = 3
 MODEL = tiny.model()
 FORMATTER = tiny.formatter(MODEL)
+CAUSAL = dataclasses.replace(FORMATTER, causal_prefix=True)
 SEGMENTS = [FORMATTER.segment(e, row) for row, e in enumerate(tiny.examples())]
 BATCH = pack(SEGMENTS, FORMATTER, 48)
 
@@ -86,6 +87,19 @@ def test_text_reaches_those_who_may_see_it():
         ids[i] = (ids[i] + 1) % MODEL.backbone.vocab_size
         after = hidden(MODEL, dataclasses.replace(BATCH, text_ids=ids))
         assert changed(before, after) == may_change(BATCH, [position])
+
+
+@torch.no_grad()
+def test_a_causal_prefix_sees_what_came_before():
+    batch = pack(SEGMENTS, CAUSAL, 48)
+    before = hidden(MODEL, batch)
+    for i, position in enumerate(batch.text_index.tolist()):
+        ids = batch.text_ids.clone()
+        ids[i] = (ids[i] + 1) % MODEL.backbone.vocab_size
+        row, column = divmod(position, before.shape[1])
+        own = batch.layout.segments[row] == batch.layout.segments[row, column]
+        later = {(row, k) for k in own.nonzero().flatten().tolist() if k >= column}
+        assert changed(before, hidden(MODEL, dataclasses.replace(batch, text_ids=ids))) == later
 
 
 @torch.no_grad()
@@ -167,14 +181,15 @@ def test_a_batch_may_lack_a_task(kept):
 # -- the cache ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("formatter", [FORMATTER, CAUSAL])
 @pytest.mark.parametrize("chunk", [1, 2, 100])
 @torch.no_grad()
-def test_a_text_suffix_through_the_cache(chunk):
-    full = hidden(MODEL, BATCH).flatten(0, 1)
+def test_a_text_suffix_through_the_cache(chunk, formatter):
+    full = hidden(MODEL, pack(SEGMENTS, formatter, 48)).flatten(0, 1)
     texts = [s for s in SEGMENTS if s.order is None]
     ids = [s.suffix_ids[:-1] for s in texts]
     room = max(map(len, ids))
-    h, cache = prefill(MODEL, FORMATTER, texts, room)
+    h, cache = prefill(MODEL, formatter, texts, room)
     x = MODEL.backbone.embed(torch.tensor([i + [0] * (room - len(i)) for i in ids]))
     parts = [MODEL.backbone(part, cache.layout, cache) for part in x.split(chunk, dim=1)]
     h = torch.cat([h[:, None], *parts], 1)
@@ -263,3 +278,11 @@ def test_everything_but_the_image_tokenizer_learns(head):
     (made.text.mean() + made.image.mean()).backward()
     without = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert without == []
+
+
+def test_image_tokens_start_at_the_size_asked_for():
+    torch.manual_seed(0)
+    small, large = tiny.model(token_scale=0.1), tiny.model(token_scale=1.0)
+    for name in ("boi", "token_projection.weight"):
+        ratio = small.get_parameter(name).square().mean() / large.get_parameter(name).square().mean()
+        assert 0.005 < ratio < 0.02

@@ -7,6 +7,7 @@ model.safetensors, with config.json and tokenizer.model or tokenizer.json.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ Weights = Literal["ema", "raw"]
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")  # SentencePiece's, and that of `tokenizers`
 FILES = ("weights", "pretrained", "model_file", "file")  # arguments by which a part names what it reads
+READ_WITH = ("prefix",)  # settings, beside the parts, with which weights must be read
 FREE = ("compile", "init_from", "init_weights")  # settings that may differ when a run goes on: they change no result
 
 
@@ -150,9 +152,9 @@ def unpack_model(
     Raises ValueError naming the first setting in which the two differ; Lightning alone would say nothing. An evaluation
     compares what the weights belong to (`parts_only`): the parts of the model, not how they were trained or are drawn.
     """
-    here, there = describe(module), _stored_config(checkpoint, "the checkpoint")
+    here, there = describe(module), _with_defaults(module, _stored_config(checkpoint, "the checkpoint"))
     if parts_only:
-        here, there = ({**config, "init_args": _without_drawing(module, parts(config))} for config in (here, there))
+        here, there = ({**config, "init_args": _of_weights(module, config)} for config in (here, there))
     for name in FREE:
         here["init_args"].pop(name, None)
         there["init_args"].pop(name, None)
@@ -172,13 +174,23 @@ def unpack_model(
         tokenizer.load_state(_bytes(checkpoint["tokenizer"]))
 
 
-def _without_drawing(module: L.LightningModule, parts: Config) -> Config:
-    """Parts of the model by name, without the arguments that say how is drawn."""
-    found = {}
-    for name, config in parts.items():
-        drawing = getattr(getattr(getattr(module, "model", None), name, None), "drawing", ())
-        kept = {key: value for key, value in config["init_args"].items() if key not in drawing}
-        found[name] = {**config, "init_args": kept}
+def _with_defaults(module: L.LightningModule, stored: Config) -> Config:
+    """Settings that are newer than the checkpoint had their default's effect in it."""
+    if stored["class_path"] != describe(module)["class_path"]:
+        return stored
+    parameters = inspect.signature(type(module)).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return {**stored, "init_args": defaults | stored["init_args"]}
+
+
+def _of_weights(module: L.LightningModule, config: Config) -> Config:
+    """What weights belong to: the parts, without the arguments that say how is drawn, and how a prefix is read."""
+    model, given = getattr(module, "model", None), config["init_args"]
+    found = {name: given[name] for name in READ_WITH if name in given}
+    for name, part in parts(config).items():
+        drawing = getattr(getattr(model, name, None), "drawing", ())
+        kept = {key: value for key, value in part["init_args"].items() if key not in drawing}
+        found[name] = {**part, "init_args": kept}
     return found
 
 

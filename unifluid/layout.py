@@ -1,7 +1,7 @@
 """Where the positions of packed rows belong, and the one attention rule, which is a function of that alone.
 
-Every segment of a row is a bidirectional prefix followed by a causal suffix (`sequence` lays out the tasks). The dense
-mask, FlexAttention and the cache are all derived from `may_attend`.
+Every segment of a row is a prefix, bidirectional unless the formatter has it causal, followed by a causal suffix
+(`sequence` lays out the tasks). The dense mask, FlexAttention and the cache are all derived from `may_attend`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Layout:
     """What attention needs to know of rows of L positions.
 
     segments (B, L): 1, 2, … within a row, 0 for padding · prefix (B, L): True where the position belongs to its
-    segment's prefix · positions (B, L): 0, 1, … from each segment's start.
+    segment's bidirectional prefix · positions (B, L): 0, 1, … from each segment's start.
     """
 
     segments: Tensor

@@ -28,7 +28,8 @@ class UniFluidModel(nn.Module):
     """The five slots, joined by two projections, the own and next position tables and the BOI embedding.
 
     `position_scale` is the initial size of the 2-D position embeddings beside tokens of unit size (**assumed**: .02
-    beside .5 was hardly seen by small models), `feature_scale` that of the image encoder's projected features.
+    beside .5 was hardly seen by small models), `feature_scale` that of the image encoder's projected features,
+    `token_scale` that of projected image tokens and BOI.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class UniFluidModel(nn.Module):
         image_head: ImageHead,
         position_scale: float = 0.5,
         feature_scale: float = 1.0,
+        token_scale: float = 1.0,
     ):
         super().__init__()
         if backbone.logit_softcap not in (None, text_head.softcap):
@@ -55,8 +57,8 @@ class UniFluidModel(nn.Module):
         self.token_projection = nn.Linear(image_tokenizer.token_dim, width)
         self.own_position = nn.Parameter(torch.randn(*grid, width) * position_scale)
         self.next_position = nn.Parameter(torch.randn(*grid, width) * position_scale)
-        self.boi = nn.Parameter(torch.randn(width))
-        nn.init.normal_(self.token_projection.weight, std=image_tokenizer.token_dim**-0.5)
+        self.boi = nn.Parameter(torch.randn(width) * token_scale)
+        nn.init.normal_(self.token_projection.weight, std=token_scale * image_tokenizer.token_dim**-0.5)
         nn.init.zeros_(self.token_projection.bias)
         nn.init.normal_(self.encoder_projection.weight, std=feature_scale * image_encoder.width**-0.5)
 

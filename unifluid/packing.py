@@ -92,7 +92,8 @@ def _assemble(
     for segment, row, start, number in placed:
         n = lengths(segment)
         grid[0, row, start : start + n] = number
-        grid[1, row, start : start + formatter.prefix_length(segment)] = 1
+        if not formatter.causal_prefix:
+            grid[1, row, start : start + formatter.prefix_length(segment)] = 1
         grid[2, row, start : start + n] = torch.arange(n)
         spans.append((segment, row * length + start + torch.arange(n)))
     layout = Layout(grid[0], grid[1].bool(), grid[2])

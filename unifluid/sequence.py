@@ -191,6 +191,7 @@ class Formatter:
     max_suffix: int = 128
     prompt_dropout: float = 0.0  # classifier-free guidance: the prompt or instruction becomes empty
     source_dropout: float = 0.0  # edits: the source image is left out, independently
+    causal_prefix: bool = False  # a position of a prefix sees those before it only
 
     def prefix(self, text: str) -> list[int]:
         """Ids of a prefix: bos, text, separator. The empty text is the null prompt of guidance."""

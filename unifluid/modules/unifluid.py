@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -44,6 +44,10 @@ class UniFluid(Trainable):
         position_scale: initial size of the 2-D position embeddings (**assumed**), beside tokens of unit size.
         feature_scale: initial size of the image encoder's projected features, where it gives unit size. Trained from
             scratch, small models read pictures much sooner at 2 than at .6 (experiments/README.md); PaliGemma has 0.
+        token_scale: initial size of projected image tokens and of the embedding that begins an image. A language model
+            whose text embeddings are small (SmolLM2: .11) wants all three near their size.
+        prefix: bidirectional (the paper): its positions see all of it; or causal: those before them only, as when a
+            language model was trained, which then reads text as well as ever.
         frozen: regular expression on parameter names, as in `optimization.rates`: what it matches is not trained,
             with no gradient, optimizer state or average; rates have no effect on it. "^image_encoder" freezes that
             slot, "^(backbone|image_encoder)" leaves the new parts to train. The image tokenizer is frozen always.
@@ -75,6 +79,8 @@ class UniFluid(Trainable):
         max_suffix: int = 128,
         position_scale: float = 0.5,
         feature_scale: float = 1.0,
+        token_scale: float = 1.0,
+        prefix: Literal["bidirectional", "causal"] = "bidirectional",
         frozen: str | None = None,
         compile: bool = False,
         seed: int = 0,
@@ -86,11 +92,13 @@ class UniFluid(Trainable):
             raise ValueError("copies, row_length, max_prefix and max_suffix must be at least 1")
         if not (0 <= prompt_dropout <= 1 and 0 <= source_dropout <= 1):
             raise ValueError(f"prompt_dropout and source_dropout are chances, got {prompt_dropout}, {source_dropout}")
+        if prefix not in ("bidirectional", "causal"):
+            raise ValueError(f"prefix must be bidirectional or causal, got {prefix!r}")
         self.backbone_factory, self.image_head_factory = backbone, image_head
         self.text_tokenizer, self.optimization = text_tokenizer, optimization
         self.parts = {"text_head": text_head, "image_encoder": image_encoder, "image_tokenizer": image_tokenizer}
         self.lam, self.copies, self.errors, self.seed = lam, copies, errors, seed
-        self.position_scale, self.feature_scale = position_scale, feature_scale
+        self.scales = {"position_scale": position_scale, "feature_scale": feature_scale, "token_scale": token_scale}
         self.row_length, self.frozen, self.compile_model = row_length, frozen, compile
         self.init_from, self.init_weights = init_from, init_weights
         self.formatter = Formatter(
@@ -105,6 +113,7 @@ class UniFluid(Trainable):
             max_suffix=max_suffix,
             prompt_dropout=prompt_dropout,
             source_dropout=source_dropout,
+            causal_prefix=prefix == "causal",
         )
         self.model: UniFluidModel | None = None
 
@@ -118,8 +127,7 @@ class UniFluid(Trainable):
             torch.manual_seed(self.seed)
             backbone = self.backbone_factory(self.text_tokenizer.vocab_size)
             head = self.image_head_factory(self.parts["image_tokenizer"].token_dim, backbone.width)
-            scales = {"position_scale": self.position_scale, "feature_scale": self.feature_scale}
-            self.model = UniFluidModel(backbone, image_head=head, **scales, **self.parts)
+            self.model = UniFluidModel(backbone, image_head=head, **self.scales, **self.parts)
         # Recorded as factories of known classes and arguments, so that a checkpoint can name them.
         self.init_args |= {"backbone": factory_of(backbone, 1), "image_head": factory_of(head, 2)}
         if self.frozen is not None:
