@@ -70,6 +70,21 @@ def test_its_own_config_repeats_a_run(finished, tmp_path):
     same_training_state(finished / "last.ckpt", tmp_path / "last.ckpt")
 
 
+@pytest.mark.parametrize(
+    "flag, place",
+    [
+        ("model.init_args.text_head.init_args.softcap=null", ("model", "text_head", "softcap")),
+        ('data.init_args.streams={"caption": {"rows": null, "weight": 2}}', ("data", "streams", "caption", "rows")),
+    ],
+)
+def test_null_is_null_however_deep(flag, place, capsys):
+    assert main(["fit", "--config", str(TINY), "--allow-module", "tiny", f"--{flag}", "--print_config"]) == 0
+    found = yaml.safe_load(capsys.readouterr().out)
+    for name in place:
+        found = found.get("init_args", found)[name]
+    assert found is None
+
+
 def test_print_config_prints_yaml(capsys):
     assert main(["fit", "--config", str(TINY), "--allow-module", "tiny", "--seed_everything=3", "--print_config"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["seed_everything"] == 3

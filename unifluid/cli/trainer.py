@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.last import LastCheckpoint
-from unifluid.cli import flags
+from unifluid.cli import flags, nulls
 from unifluid.cli.lock import locked
 from unifluid.cli.runs import expand
 from unifluid.configs import ALLOWED
@@ -77,6 +77,7 @@ class CLI(LightningCLI):
         return {self.command: DATA_ARGUMENTS}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        nulls.mend()
         self.config = parser.parse_args(args)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
