@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from unifluid.report.runs import LOSSES, read_run
 from unifluid.studies.compare import Estimate, Finding, Reading, Verdict, compare, estimate, overall
 from unifluid.studies.plan import Run
 from unifluid.studies.runs import state_of
@@ -78,10 +79,10 @@ def collect(study: Study, runs: Sequence[Run]) -> Results:
 
 
 def _readings(folder: Path, scores: Iterable[str]) -> dict[str, Reading]:
-    try:
-        found = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
+    """Scores of a run, or the last values of its losses."""
+    path = folder / "scores.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    losses = read_run(folder, "", "").losses if any(key.startswith(LOSSES) for key in scores) else {}
     readings = {}
     for key in scores:
         if isinstance(found.get(key), int | float):
@@ -89,6 +90,8 @@ def _readings(folder: Path, scores: Iterable[str]) -> dict[str, Reading]:
             path = folder / "results" / f"{prefix.replace('/', '-')}_items.json"
             items = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             readings[key] = Reading(float(found[key]), tuple(items.get(name, ())))
+        elif key in losses:
+            readings[key] = Reading(losses[key].values[-1])
     return readings
 
 
