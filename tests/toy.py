@@ -55,14 +55,14 @@ def make_trainer(tmp_path, *callbacks, steps=6, **options):
         "enable_checkpointing": any(isinstance(c, L.pytorch.callbacks.Checkpoint) for c in callbacks),
         "num_sanity_val_steps": 0,
         "limit_val_batches": 0,
+        "enable_progress_bar": any(isinstance(c, L.pytorch.callbacks.ProgressBar) for c in callbacks),
+        "enable_model_summary": any(isinstance(c, L.pytorch.callbacks.ModelSummary) for c in callbacks),
     }
     return L.Trainer(
         accelerator="cpu",
         max_steps=steps,
         callbacks=list(callbacks),
         default_root_dir=tmp_path,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         **{**defaults, **options},
     )
 

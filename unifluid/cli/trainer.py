@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.last import LastCheckpoint
-from unifluid.cli import flags, nulls
+from unifluid.cli import display, flags, nulls
 from unifluid.cli.lock import locked
 from unifluid.cli.runs import expand
 from unifluid.configs import ALLOWED
@@ -95,6 +95,7 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         settings = self._get(self.config_init, "trainer")
         flags.check(self.command, settings)
+        self.trainer_defaults["callbacks"] = display.callbacks(settings)
         if settings["logger"] in (None, True):
             kwargs["logger"] = TensorBoardLogger(settings["default_root_dir"], name="", version="")
         if settings["precision"] is None:
