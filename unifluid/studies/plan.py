@@ -16,6 +16,8 @@ import yaml
 
 from unifluid.studies.study import PLACEHOLDER, Entry, Study
 
+SHARED = 0  # seed of what all seeds share, so that more seeds, or others, share it too
+
 
 @dataclass(frozen=True)
 class Run:
@@ -49,7 +51,7 @@ def plan_runs(
     runs: dict[tuple[str, int], Run] = {}
 
     def add(entry: Entry, seed: int) -> Run:
-        seed = study.seeds[0] if entry.shared else seed
+        seed = SHARED if entry.shared else seed
         if (entry.name, seed) not in runs:
             needed = {name: add(study.entries[name], seed) for name in entry.needs}
             runs[entry.name, seed] = make(entry, seed, needed)
@@ -79,23 +81,27 @@ def plan_runs(
 
 
 def _check_distinct(study: Study, runs: Iterable[Run]) -> None:
-    taken: dict[Path, str] = {}
+    """Two names of one run would be compared with each other, two seeds of it counted as two."""
+    taken: dict[Path, Run] = {}
     for run in runs:
-        if taken.setdefault(run.folder, run.entry.name) != run.entry.name:
-            raise ValueError(f"{study.path}: {taken[run.folder]} and {run.entry.name} have the same settings")
+        if taken.setdefault(run.folder, run) is not run:
+            raise ValueError(f"{study.path}: {taken[run.folder]}, and {run}, have the same settings")
 
 
-def _config(study: Study, entry: Entry, path: str) -> Any:
+def _config(study: Study, entry: Entry, path: str) -> dict[str, Any]:
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise ValueError(f"{study.path}: {entry.name} needs {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("trainer") or {}, dict):
+        raise ValueError(f"{path}: a config holds settings by name")
+    return config
 
 
-def _steps(configs: Iterable[Any], flags: Mapping[str, Any]) -> int | None:
-    trainers = [(config or {}).get("trainer") or {} for config in configs]
+def _steps(configs: Iterable[dict[str, Any]], flags: Mapping[str, Any]) -> int | None:
+    trainers = [config.get("trainer") or {} for config in configs]
     named = [trainer["max_steps"] for trainer in trainers if "max_steps" in trainer]
     return flags.get("trainer.max_steps", named[-1] if named else None)
 
@@ -114,4 +120,4 @@ def _filled(value: Any, known: Mapping[str, Any]) -> Any:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)

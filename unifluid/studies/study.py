@@ -25,9 +25,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ import yaml
 
 MERGE = "tag:yaml.org,2002:merge"  # "<<"
 COMMANDS = ("fit", "test")
-NAME = r"[\w .=+-]+"
+NAME = r"\w[\w .=+-]*"
 PLACEHOLDER = re.compile(rf"\{{({NAME})\}}")
 FIELDS = {
     "claim", "source", "reported", "world", "configs", "flags", "shared", "stages", "arms", "grid", "seeds", "scores",
@@ -57,7 +58,8 @@ class Entry:
     @property
     def needs(self) -> list[str]:
         """Names in its flags that are no values of its own: other runs."""
-        found = PLACEHOLDER.findall(json.dumps([*self.configs, *self.flags.items()]))
+        settings = json.dumps([*self.configs, *self.flags.items()], ensure_ascii=False, default=str)
+        found = PLACEHOLDER.findall(settings)
         return [name for name in dict.fromkeys(found) if name not in self.values]
 
 
@@ -106,12 +108,13 @@ class Study:
 class _Loader(yaml.SafeLoader):
     """Refuses a name that is given twice, of which YAML would keep the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         names = [key.value for key, _ in node.value if key.tag != MERGE]
         for name in names:
             if names.count(name) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"{name!r} is there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def read_study(path: str | Path) -> Study:
@@ -119,13 +122,13 @@ def read_study(path: str | Path) -> Study:
     path = Path(path)
     try:
         found = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a day that there is not
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise ValueError(f"{path}: a study has fields: {', '.join(sorted(FIELDS))}")
     try:
         return _study(path, found)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -135,10 +138,11 @@ def _study(path: Path, found: dict[str, Any]) -> Study:
     for name in ("claim", "scores"):
         if not found.get(name):
             raise ValueError(f"{name} is missing")
+    words = [_text(found, name) for name in ("claim", "source", "reported", "world")]
     base = _entry("the study", {name: found[name] for name in ("configs", "flags") if name in found})
-    shared = [_entry(name, given, shared=True) for name, given in _mapping(found, "shared")]
-    stages = [_entry(name, given, base) for name, given in _mapping(found, "stages")]
-    arms = [_entry(name, given, base) for name, given in _mapping(found, "arms")] + _grid(found, base)
+    shared = [_entry(name, given, shared=True) for name, given in _mapping(found, "shared", "runs").items()]
+    stages = [_entry(name, given, base) for name, given in _mapping(found, "stages", "runs").items()]
+    arms = [_entry(name, given, base) for name, given in _mapping(found, "arms", "runs").items()] + _grid(found, base)
     entries: dict[str, Entry] = {}
     for entry in (*shared, *stages, *arms):
         if entry.name in entries:
@@ -147,24 +151,42 @@ def _study(path: Path, found: dict[str, Any]) -> Study:
     _check_needs(entries)
     if not arms:
         raise ValueError("arms, or a grid of them, are missing")
-    seeds = found.get("seeds", [0, 1, 2])
-    whole = isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds)
-    if not whole or not 0 < len(set(seeds)) == len(seeds):
-        raise ValueError(f"seeds must be different whole numbers, got {seeds}")
-    scores, names = tuple(found["scores"]), tuple(arm.name for arm in arms)
-    figure = Figure(**{name: tuple(v) if name == "plane" else v for name, v in (found.get("figure") or {}).items()})
-    if figure.axis and not any(figure.axis in arm.values for arm in arms):
-        raise ValueError(f"figure.axis is {figure.axis!r}, which no arm has a value of")
-    expect = tuple(_expectation(given, names, scores) for given in found.get("expect") or ())
-    words = (str(found.get(name) or "").strip() for name in ("claim", "source", "reported", "world"))
-    return Study(path.stem, path, *words, entries, names, tuple(seeds), scores, expect, figure)
+    scores, names = _list(found, "scores", "names of scores"), tuple(arm.name for arm in arms)
+    figure = _figure(_mapping(found, "figure", "settings"), arms, scores)
+    expect = found.get("expect") or []
+    if not isinstance(expect, list):
+        raise ValueError(f"expect must be a list of what is expected, got {expect!r}")
+    expected = tuple(_expectation(given, names, scores) for given in expect)
+    return Study(path.stem, path, *words, entries, names, _seeds(found), scores, expected, figure)
 
 
-def _mapping(found: dict[str, Any], name: str) -> Iterable[tuple[str, Any]]:
+def _text(found: dict[str, Any], name: str) -> str:
+    given = found.get(name) or ""
+    if not isinstance(given, str):
+        raise ValueError(f"{name} must be words, got {given!r}")
+    return given.strip()
+
+
+def _mapping(found: dict[str, Any], name: str, what: str) -> dict[str, Any]:
     given = found.get(name) or {}
     if not isinstance(given, dict):
-        raise ValueError(f"{name} holds runs by name, got {given!r}")
-    return ((str(key), value) for key, value in given.items())
+        raise ValueError(f"{name} must hold {what} by name, got {given!r}")
+    return {str(key): value for key, value in given.items()}
+
+
+def _list(found: dict[str, Any], name: str, what: str) -> tuple[str, ...]:
+    given = found.get(name) or []
+    if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+        raise ValueError(f"{name} must be a list of {what}, got {given!r}")
+    return tuple(given)
+
+
+def _seeds(found: dict[str, Any]) -> tuple[int, ...]:
+    seeds = found.get("seeds", [0, 1, 2])
+    whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not whole or not 0 < len(set(seeds)) == len(seeds):
+        raise ValueError(f"seeds must be a list of different whole numbers, none below 0, got {seeds!r}")
+    return tuple(seeds)
 
 
 def _entry(name: str, given: Any, base: Entry | None = None, shared: bool = False) -> Entry:
@@ -173,14 +195,14 @@ def _entry(name: str, given: Any, base: Entry | None = None, shared: bool = Fals
     if not isinstance(given, dict) or set(given) - allowed:
         raise ValueError(f"{name}: a run has {', '.join(sorted(allowed))}, got {given!r}")
     if not re.fullmatch(NAME, name):
-        raise ValueError(f"{name!r} names a folder: letters, digits and _ . = + - only")
-    command, flags = given.get("command", "fit"), given.get("flags") or {}
-    if command not in COMMANDS:
+        raise ValueError(f"{name!r} names a folder: letters, digits and _ . = + - only, a letter or digit first")
+    if (command := given.get("command", "fit")) not in COMMANDS:
         raise ValueError(f"{name}: command must be one of {', '.join(COMMANDS)}, got {command!r}")
-    if not isinstance(flags, dict):
-        raise ValueError(f"{name}: flags hold values by name, got {flags!r}")
-    configs = tuple(given.get("configs") or ())
-    values = dict(given.get("values") or {})
+    try:
+        configs = _list(given, "configs", "files")
+        flags, values = _mapping(given, "flags", "values"), _mapping(given, "values", "values")
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     if base is None:
         return Entry(name, command, configs, flags, values, shared)
     return Entry(name, command, base.configs + configs, {**base.flags, **flags}, values, shared)
@@ -192,7 +214,7 @@ def _grid(found: dict[str, Any], base: Entry) -> list[Entry]:
     if grid is None:
         return []
     lists = grid.get("values") if isinstance(grid, dict) else None
-    if not isinstance(lists, dict) or not all(isinstance(values, list) and values for values in lists.values()):
+    if not isinstance(lists, dict) or not lists or not all(isinstance(v, list) and v for v in lists.values()):
         raise ValueError(f"grid.values must hold lists of values by name, got {grid!r}")
     arms = []
     for combination in itertools.product(*lists.values()):
@@ -220,14 +242,36 @@ def _check_circle(entries: Mapping[str, Entry], chain: list[str]) -> None:
         _check_circle(entries, [*chain, name])
 
 
+def _figure(given: dict[str, Any], arms: Sequence[Entry], scores: tuple[str, ...]) -> Figure:
+    names = [setting.name for setting in fields(Figure)]
+    if unknown := set(given) - set(names):
+        raise ValueError(f"figure has no {sorted(unknown)[0]!r}, there are {', '.join(names)}")
+    axis, log, plane = (given.get(name) for name in names)
+    values = [arm.values[axis] for arm in arms if axis in arm.values] if isinstance(axis, str) else []
+    if axis is not None and not values:
+        raise ValueError(f"figure.axis is {axis!r}, which no arm has a value of")
+    if not all(isinstance(value, int | float) for value in values):
+        raise ValueError(f"figure.axis is {axis!r}, whose values are no numbers: {values}")
+    if plane is not None and not (isinstance(plane, list) and len(plane) == 2 and all(one in scores for one in plane)):
+        raise ValueError(f"figure.plane must be two of the scores, got {plane!r}")
+    if not isinstance(log or False, bool):
+        raise ValueError(f"figure.log must be true or false, got {log!r}")
+    return Figure(axis, bool(log), None if plane is None else tuple(plane))
+
+
 def _expectation(given: Any, arms: tuple[str, ...], scores: tuple[str, ...]) -> Expectation:
     sides = {"above", "below"} & set(given) if isinstance(given, dict) else set()
     if len(sides) != 1 or set(given) - {"score", "of", "margin", *sides} or not {"score", "of"} <= set(given):
         raise ValueError(f"expect: give score, of, and above or below (and perhaps margin), got {given!r}")
     side = sides.pop()
-    for arm in (given["of"], given[side]):
+    of, than, margin = str(given["of"]), str(given[side]), given.get("margin", 0.0)
+    for arm in (of, than):
         if arm not in arms:
             raise ValueError(f"expect names an arm {arm!r}; there are {', '.join(arms)}")
+    if of == than:
+        raise ValueError(f"expect compares {of!r} with itself")
     if given["score"] not in scores:
         raise ValueError(f"expect names a score {given['score']!r} that is not among scores")
-    return Expectation(given["score"], given["of"], given[side], side == "above", float(given.get("margin", 0.0)))
+    if type(margin) not in (int, float) or not 0 <= margin < math.inf:
+        raise ValueError(f"expect.margin must be a number, not below 0, got {margin!r}")
+    return Expectation(given["score"], of, than, side == "above", float(margin))
