@@ -33,15 +33,15 @@ def files(tmp_path, monkeypatch):
     Path("gpu.yaml").write_text("# nothing but this\n")
 
 
-def study_of(name="widths", **fields):
+def study_of(name="widths", overlays=(), **fields):
     path = Path(f"{name}.yaml")
     path.write_text(yaml.safe_dump(STUDY | fields, sort_keys=False))
-    return read_study(path)
+    return read_study(path, overlays)
 
 
-def plan(*options, name="widths", **fields):
+def plan(*options, name="widths", overlays=(), **fields):
     """The runs by what they are called, in their order."""
-    return {str(run): run for run in plan_runs(study_of(name, **fields), OUT, *options)}
+    return {str(run): run for run in plan_runs(study_of(name, overlays, **fields), OUT, *options)}
 
 
 def flags_of(run):
@@ -147,24 +147,30 @@ def test_placeholders_in_the_names_of_configs():
     assert len({run.folder for run in runs.values()}) == 2
 
 
-def test_overlays_steps_and_devices():
+def test_overlays_lie_below_what_an_arm_says():
     plain = plan()
-    assert [plain[name].steps for name in ("tokenizer", "wide, seed 0", "wide drawn again, seed 0")] == [40, 100, None]
     Path("gpu.yaml").write_text("trainer: {max_steps: 7}\n")
-    overlaid = plan((), ["gpu.yaml"])
-    assert all("--config=gpu.yaml" in run.args and run.folder != plain[name].folder for name, run in overlaid.items())
-    args = overlaid["wide, seed 0"].args
-    assert args.index("--config=base.yaml") < args.index("--config=gpu.yaml") < args.index("--seed_everything=0")
-    assert overlaid["tokenizer"].steps == overlaid["wide, seed 0"].steps == 7
-    short = plan((), ["gpu.yaml"], 3, "2")
+    Path("short.yaml").write_text("trainer: {max_steps: 2}\n")
+    arms = STUDY["arms"] | {"short": {"configs": ["short.yaml"]}}
+    overlaid = plan(overlays=["gpu.yaml"], arms=arms)
+    assert overlaid["tokenizer"].folder == plain["tokenizer"].folder  # shared runs have nothing of the study's
+    assert overlaid["wide, seed 0"].steps == 7 and overlaid["wide, seed 0"].folder != plain["wide, seed 0"].folder
+    args = overlaid["short, seed 0"].args
+    configs = [f"--config={name}.yaml" for name in ("base", "gpu", "short")]
+    assert args[1:4] == tuple(configs) and overlaid["short, seed 0"].steps == 2
+
+
+def test_steps_and_devices():
+    plain, short = plan(), plan((), 3, "2")
+    assert [plain[name].steps for name in ("tokenizer", "wide, seed 0", "wide drawn again, seed 0")] == [40, 100, None]
     assert {run.steps for run in short.values()} == {3, None}
     assert all(flags_of(run)["trainer.devices"] == "2" for run in short.values())
     assert [run.entry.command for run in short.values() if "trainer.max_steps" not in flags_of(run)] == ["test"] * 2
-    assert not {run.folder for run in short.values()} & {run.folder for run in overlaid.values()}
+    assert not {run.folder for run in short.values()} & {run.folder for run in plain.values()}
 
 
 def test_an_overlay_of_comments_is_an_overlay():
-    assert plan((), ["gpu.yaml"])["wide, seed 0"].steps == 100
+    assert plan(overlays=["gpu.yaml"])["wide, seed 0"].steps == 100
 
 
 @pytest.mark.parametrize(
@@ -189,8 +195,8 @@ def test_mistakes_have_one_clear_line(arms, message):
 
 
 def test_a_missing_overlay_is_named():
-    with pytest.raises(ValueError, match=r"^widths\.yaml: tokenizer needs gone\.yaml: No such file"):
-        plan((), ["gone.yaml"])
+    with pytest.raises(ValueError, match=r"^widths\.yaml: pretrained needs gone\.yaml: No such file"):
+        plan(overlays=["gone.yaml"])
 
 
 def test_seeds_of_the_command_line():

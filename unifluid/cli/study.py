@@ -33,12 +33,12 @@ def run(command: str, args: list[str]) -> None:
     from unifluid.studies.study import read_study
 
     templates()  # what the page needs is missed before the runs, not after them
-    study, out = read_study(options.file), Path(options.out)
+    study, out = read_study(options.file, options.config), Path(options.out)
     if options.seeds is not None:
         study = replace(study, seeds=tuple(options.seeds))
     if unknown := set(options.only) - set(study.arms):
         raise ValueError(f"--only {sorted(unknown)[0]}: there are {', '.join(study.arms)}")
-    same = (options.config, options.steps, options.devices)
+    same = (options.steps, options.devices)
     everything, runs = plan_runs(study, out, (), *same), plan_runs(study, out, options.only, *same)
     if options.dry_run:
         return show_plan(study, runs, everything)
@@ -61,7 +61,11 @@ def make_parser(command: str) -> Parser:
     parser.add_argument("--only", action="append", default=[], metavar="ARM", help="this arm; may be repeated (all)")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="instead of the study's own")
     parser.add_argument(
-        "--config", action="append", default=[], metavar="FILE", help="overlay on every run, such as studies/gpu.yaml"
+        "--config",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="overlay below the arms' own configs, such as studies/gpu.yaml",
     )
     parser.add_argument("--steps", type=count, metavar="N", help="optimizer steps of every run, instead of its own")
     parser.add_argument("--devices", metavar="N", help="GPUs or CPU processes of every run, as trainer.devices")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from unifluid.report.charts import COLOURS
+from unifluid.report.runs import Curve
 from unifluid.studies.compare import Estimate
 from unifluid.studies.study import Study
 
@@ -19,9 +20,18 @@ PANEL = 2.9  # inches wide
 LINE = 0.3  # inches an arm takes
 
 
-def draw(study: Study, found: Estimates) -> Figure:
+Curves = Mapping[str, Mapping[str, Sequence[Curve]]]  # arm -> loss -> one for each seed
+
+
+def draw(study: Study, found: Estimates, curves: Curves) -> Figure:
     from matplotlib.figure import Figure
 
+    if study.figure.curves:
+        figure = Figure((PANEL * len(study.figure.curves), 2.6), layout="constrained")
+        panels = figure.subplots(1, len(study.figure.curves), squeeze=False)[0]
+        for axes, tag in zip(panels, study.figure.curves, strict=True):
+            _over_steps(axes, curves, tag)
+        return figure
     if study.figure.plane:
         figure = Figure((4.6, 3.4), layout="constrained")
         _plane(figure.add_subplot(), study, found)
@@ -34,6 +44,17 @@ def draw(study: Study, found: Estimates) -> Figure:
         (_over_axis if study.figure.axis else _by_arm)(axes, study, found, score)
         axes.set_title(score, fontsize=9)
     return figure
+
+
+def _over_steps(axes: Axes, curves: Curves, tag: str) -> None:
+    """A line for each seed, a colour for each arm."""
+    for colour, (arm, own) in zip(COLOURS * len(curves), curves.items(), strict=False):
+        for seed, curve in enumerate(own.get(tag, ())):
+            axes.plot(curve.steps, curve.values, color=colour, linewidth=1.2, label=None if seed else arm)
+    axes.set_title(tag, fontsize=9)
+    axes.set_xlabel("step")
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize=7, frameon=False)
 
 
 def _by_arm(axes: Axes, study: Study, found: Estimates, score: str) -> None:

@@ -38,13 +38,10 @@ def plan_runs(
     study: Study,
     out: Path,
     only: Iterable[str] = (),
-    overlays: Iterable[str] = (),
     steps: int | None = None,
     devices: str | None = None,
 ) -> list[Run]:
     """The runs in `out` that the arms `only` (all by default) take, each after those it builds upon.
-
-    overlays: configs on top of every run's own.
 
     Raises ValueError where a file that a run names is not there, or no YAML, or two arms are the same run.
     """
@@ -64,7 +61,7 @@ def plan_runs(
             flags["trainer.max_steps"] = steps
         if devices is not None:
             flags["trainer.devices"] = devices
-        paths = [str(_filled(config, known)) for config in (*entry.configs, *overlays)]
+        paths = [str(_filled(config, known)) for config in entry.configs]
         configs = [_config(study, entry, path) for path in paths]
         settings = json.dumps([entry.command, configs, flags], sort_keys=True, default=str)
         folder = out / "runs" / hashlib.sha256(settings.encode()).hexdigest()[:12]

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from unifluid.report.runs import LOSSES, read_run
+from unifluid.report.runs import LOSSES, Curve, read_run
 from unifluid.studies.compare import Estimate, Finding, Reading, Verdict, compare, estimate, overall
 from unifluid.studies.plan import Run
 from unifluid.studies.runs import state_of
@@ -95,6 +95,12 @@ def _readings(folder: Path, scores: Iterable[str]) -> dict[str, Reading]:
     return readings
 
 
+def _curves(folders: Iterable[Path], tags: Iterable[str]) -> dict[str, list[Curve]]:
+    """Losses as they were logged, a curve for each run that has them."""
+    losses = [read_run(folder, "", "").losses for folder in folders] if tags else []
+    return {tag: [own[tag] for own in losses if tag in own] for tag in tags}
+
+
 def _commits(folder: Path) -> set[str]:
     lines = [line for path in (folder / "results").glob("*.jsonl") for line in path.read_text("utf-8").splitlines()]
     return {entry["commit"] for entry in map(json.loads, lines) if entry.get("commit")}
@@ -112,10 +118,11 @@ def write(results: Results, out: Path) -> None:
     study = results.study
     out.mkdir(parents=True, exist_ok=True)
     put(out / RESULTS, json.dumps(as_json(results), indent=1, ensure_ascii=False) + "\n")
-    put(out / FIGURE, _plain_svg(lambda: draw(study, results.estimates)))
+    curves = {arm: _curves(folders, study.figure.curves) for arm, folders in results.runs.items()}
+    put(out / FIGURE, _plain_svg(lambda: draw(study, results.estimates, curves)))
     put(out / TABLE, as_markdown(results))
     with style():
-        figure = svg(draw(study, results.estimates))
+        figure = svg(draw(study, results.estimates, curves))
     words = " ".join([study.claim, *([f"Here: {results.verdict}."] if results.verdict else ())])
     sections = [Section(study.name, words, table(results), figure)]
     if results.findings:

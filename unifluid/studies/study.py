@@ -27,8 +27,8 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +82,12 @@ class Expectation:
 @dataclass(frozen=True)
 class Figure:
     """How scores are drawn: over a value of the arms (`axis`, perhaps `log`), or arm by arm; `plane`: one score over
-    another, a curve through the arms."""
+    another, a curve through the arms; `curves`: losses as training went on."""
 
     axis: str | None = None
     log: bool = False
     plane: tuple[str, str] | None = None
+    curves: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,11 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def read_study(path: str | Path) -> Study:
-    """Raises ValueError or OSError in one line that names the file and the field."""
+def read_study(path: str | Path, overlays: Iterable[str] = ()) -> Study:
+    """`overlays`: configs on top of the study's own, below those of its arms.
+
+    Raises ValueError or OSError in one line that names the file and the field.
+    """
     path = Path(path)
     try:
         found = yaml.load(path.read_text(encoding="utf-8"), _Loader)
@@ -127,12 +131,12 @@ def read_study(path: str | Path) -> Study:
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise ValueError(f"{path}: a study has fields: {', '.join(sorted(FIELDS))}")
     try:
-        return _study(path, found)
+        return _study(path, found, list(overlays))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _study(path: Path, found: dict[str, Any]) -> Study:
+def _study(path: Path, found: dict[str, Any], overlays: list[str]) -> Study:
     if unknown := set(found) - FIELDS:
         raise ValueError(f"no field {sorted(unknown)[0]!r}, there are {', '.join(sorted(FIELDS))}")
     for name in ("claim", "scores"):
@@ -140,6 +144,7 @@ def _study(path: Path, found: dict[str, Any]) -> Study:
             raise ValueError(f"{name} is missing")
     words = [_text(found, name) for name in ("claim", "source", "reported", "world")]
     base = _entry("the study", {name: found[name] for name in ("configs", "flags") if name in found})
+    base = replace(base, configs=(*base.configs, *overlays))
     shared = [_entry(name, given, shared=True) for name, given in _mapping(found, "shared", "runs").items()]
     stages = [_entry(name, given, base) for name, given in _mapping(found, "stages", "runs").items()]
     arms = [_entry(name, given, base) for name, given in _mapping(found, "arms", "runs").items()] + _grid(found, base)
@@ -246,7 +251,7 @@ def _figure(given: dict[str, Any], arms: Sequence[Entry], scores: tuple[str, ...
     names = [setting.name for setting in fields(Figure)]
     if unknown := set(given) - set(names):
         raise ValueError(f"figure has no {sorted(unknown)[0]!r}, there are {', '.join(names)}")
-    axis, log, plane = (given.get(name) for name in names)
+    axis, log, plane = (given.get(name) for name in ("axis", "log", "plane"))
     values = [arm.values[axis] for arm in arms if axis in arm.values] if isinstance(axis, str) else []
     if axis is not None and not values:
         raise ValueError(f"figure.axis is {axis!r}, which no arm has a value of")
@@ -256,7 +261,7 @@ def _figure(given: dict[str, Any], arms: Sequence[Entry], scores: tuple[str, ...
         raise ValueError(f"figure.plane must be two of the scores, got {plane!r}")
     if not isinstance(log or False, bool):
         raise ValueError(f"figure.log must be true or false, got {log!r}")
-    return Figure(axis, bool(log), None if plane is None else tuple(plane))
+    return Figure(axis, bool(log), None if plane is None else tuple(plane), _list(given, "curves", "losses"))
 
 
 def _expectation(given: Any, arms: tuple[str, ...], scores: tuple[str, ...]) -> Expectation:
