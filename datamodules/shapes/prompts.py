@@ -113,7 +113,7 @@ def make_prompt(draw: Draw, tag: str) -> Prompt:
 def long_prompt(draw: Draw) -> Prompt:
     """A prompt that leaves little open: things with size and colour, where they are or how they lie, the background.
 
-    With so much of a picture in its words, what the words mean is learned far sooner (experiments/README.md). Its
+    With so much of a picture in its words, what the words mean is learned far sooner (experiments/NOTES.md). Its
     clauses ask for each shape's number only: GenEval's cannot tell things of one class and several colours apart.
     """
     scene, words = draw.choice((listed, placed, related) if draw.world.things > 1 else (listed, placed))(draw)

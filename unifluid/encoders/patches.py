@@ -74,7 +74,7 @@ class ConvolutionalStem(nn.Module):
     """3×3 convolutions of stride 2 down to one place a token, one more to the width, then layer norm.
 
     Built by VisionTransformer in place of its PatchEmbed. The kernels are matrices, for Muon: with AdamW on them the
-    text loss of small models stayed on its plateau for twice as many steps (experiments/README.md).
+    text loss of small models stayed on its plateau for twice as many steps (experiments/NOTES.md).
     """
 
     def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, channels: int, **unused: Any):

@@ -43,7 +43,7 @@ class UniFluid(Trainable):
         max_prefix, max_suffix: text ids kept of a prefix and of an answer.
         position_scale: initial size of the 2-D position embeddings (**assumed**), beside tokens of unit size.
         feature_scale: initial size of the image encoder's projected features, where it gives unit size. Trained from
-            scratch, small models read pictures much sooner at 2 than at .6 (experiments/README.md); PaliGemma has 0.
+            scratch, small models read pictures much sooner at 2 than at .6 (experiments/NOTES.md); PaliGemma has 0.
         token_scale: initial size of projected image tokens and of the embedding that begins an image. A language model
             whose text embeddings are small (SmolLM2: .11) wants all three near their size.
         prefix: bidirectional (the paper): its positions see all of it; or causal: those before them only, as when a

@@ -27,7 +27,7 @@ class SmallKL(TrainableImageTokenizer):
     """Most of the work is done at the latents' resolution; pixels are only unshuffled on the way in, shuffled out.
 
     The encoder sees one token's pixels at a time, the decoder all tokens: equal patches have equal tokens whatever is
-    beside them, which makes them far easier to draw one after another (experiments/README.md).
+    beside them, which makes them far easier to draw one after another (experiments/NOTES.md).
 
     Tokens have unit size: latents are normalised per channel by their running mean and variance in training, which are
     buffers. Encoding and decoding run in fp32, whatever the precision around them.
