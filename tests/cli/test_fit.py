@@ -71,6 +71,23 @@ def test_its_own_config_repeats_a_run(finished, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "wrong, near",
+    [
+        ("model.init_args.lamm=1", "lam"),
+        ("model.init_args.backbone.init_args.widht=5", "width"),
+        ("model.init_args.image_head=unifluid.heads.FlowMPL", "FlowMLP"),
+        ("model=unifluid.UniFluit", "UniFluid"),
+        ("data.init_args.stream=1", "streams"),
+        ("model.init_args.xyz=1", None),
+    ],
+)
+def test_the_nearest_name_is_offered(wrong, near, capsys):
+    assert main(["fit", "--config", str(TINY), "--allow-module", "tiny", f"--{wrong}"]) == 2
+    line = capsys.readouterr().err.strip()
+    assert line.endswith(f"; did you mean {near}?") if near else "did you mean" not in line
+
+
+@pytest.mark.parametrize(
     "flag, place",
     [
         ("model.init_args.text_head.init_args.softcap=null", ("model", "text_head", "softcap")),

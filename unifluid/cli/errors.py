@@ -8,14 +8,17 @@ import re
 import traceback
 from typing import NoReturn
 
+from unifluid.cli.nearest import hint
+
 # anything else is a bug and keeps its traceback
 MISTAKES = (ValueError, OSError, ModuleNotFoundError, argparse.ArgumentError)
 
 # jsonargparse reports a tree: where it is (keys), every alternative it tried, the value it was given. The leaves that
 # say something are kept, in plainer words.
+CLASS = re.compile(r"^Problem with given class_path '(\S+)':$")
 KEY = re.compile(r'^Parser key "(.+?)":')
 SILENT = re.compile(
-    r"^(Does not validate against any|Subtypes: |Errors:|Given value|Problem with given class_path '\S+':$"
+    r"^(Does not validate against any|Subtypes: |Errors:|Given value"
     r"|Expected a <class 'NoneType'>|Expected a path but "
     r"|Subclass types expect one of:|a class path \(str\)$|a dict (with|without) (class_path|parameters) )"
 )
@@ -92,14 +95,18 @@ def condense(message: str) -> str:
     """A message of one or many lines -> one: the dotted key it is about, if any, and what is wrong."""
     keys: list[str] = []
     reasons: list[str] = []
+    class_path = None
     for line in MARKED.sub(r"\n\1\n", message).splitlines():
         line = line.strip().removeprefix("- ")
         if key := KEY.match(line):
             keys.append(key[1])
+        elif given := CLASS.match(line):
+            class_path = given[1]
         elif line and not SILENT.match(line):
+            near = hint(line, class_path)
             for pattern, plainer in PLAINER:
                 line = re.sub(pattern, plainer, line)
-            reasons.append(line)
+            reasons.append(line + near)
     where = f"{'.'.join(keys)}: " if keys else ""
     return where + "; ".join(reason for reason in dict.fromkeys(reasons) if reason)
 

@@ -11,6 +11,7 @@ from importlib import import_module
 
 from unifluid import __version__
 from unifluid.cli.errors import one_line
+from unifluid.cli.nearest import did_you_mean
 
 COMMANDS = {  # name: (module with `run(command, args)`, what it does)
     "fit": ("trainer", "train a model described in YAML; goes on where it was interrupted"),
@@ -82,6 +83,7 @@ def exit_code(stop: SystemExit) -> int:
 
 def run(command: str, args: list[str]) -> int:
     if command not in COMMANDS:
-        raise ValueError(f"no command {command!r}, there are: {', '.join(COMMANDS)}")
+        near = did_you_mean(command, COMMANDS)
+        raise ValueError(f"no command {command!r}, there are: {', '.join(COMMANDS)}{near}")
     import_module(f"unifluid.cli.{COMMANDS[command][0]}").run(command, args)
     return 0
