@@ -46,7 +46,10 @@ class Results:
 
 
 def collect(study: Study, runs: Sequence[Run]) -> Results:
-    """Of those runs that came to their end. Raises ValueError where none of an arm did, or a score is in none."""
+    """Of those runs that came to their end.
+
+    Raises ValueError where no arm's did, or where a score is in none although every arm has a run, or no score is in any.
+    """
     done = [run for run in runs if (state := state_of(run)) and state["code"] == 0]
     states = {run.folder: state for run in runs if (state := state_of(run))}
     own = [run for run in done if run.entry.name in study.arms]
@@ -56,9 +59,9 @@ def collect(study: Study, runs: Sequence[Run]) -> Results:
     for run in own:
         for score, reading in _readings(run.folder, study.scores).items():
             readings.setdefault(run.entry.name, {}).setdefault(score, {})[run.seed] = reading
-    for score in study.scores:
-        if not any(score in scores for scores in readings.values()):
-            raise ValueError(f"{study.path}: no run has a score {score!r}; see {own[0].folder / 'scores.json'}")
+    absent = [score for score in study.scores if not any(score in scores for scores in readings.values())]
+    if absent and (not readings or {run.entry.name for run in own} == set(study.arms)):
+        raise ValueError(f"{study.path}: no run has a score {absent[0]!r}; see {own[0].folder / 'scores.json'}")
     findings = [
         compare(e, readings.get(e.of, {}).get(e.score, {}), readings.get(e.than, {}).get(e.score, {}))
         for e in study.expect
@@ -85,11 +88,19 @@ def _readings(folder: Path, scores: Iterable[str]) -> dict[str, Reading]:
     readings = {}
     for key in scores:
         if isinstance(found.get(key), int | float):
-            prefix, _, name = key.rpartition("/")
-            path = folder / "results" / f"{prefix.replace('/', '-')}_items.json"
-            items = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            readings[key] = Reading(float(found[key]), tuple(items.get(name, ())))
+            readings[key] = Reading(float(found[key]), _items(folder / "results", key))
     return readings
+
+
+def _items(results: Path, key: str) -> tuple[float, ...]:
+    """What a score is the mean of. Both its prefix and its own name may have slashes: quality/colourfulness/real."""
+    parts = key.split("/")
+    for cut in range(1, len(parts)):
+        path = results / f"{'-'.join(parts[:cut])}_items.json"
+        items = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if found := items.get("/".join(parts[cut:])):
+            return tuple(found)
+    return ()
 
 
 def _commits(folder: Path) -> set[str]:
@@ -197,8 +208,9 @@ def as_markdown(results: Results) -> str:
     lines += ["Mean over seeds ± half of the 95 % interval over seeds and items.", ""]
     lines += [f"![{study.name}]({FIGURE})", ""]
     lines += [f"- {finding}" for finding in results.findings] + [""] * bool(results.findings)
-    lines += [f"Failed: {run}: {error}" for run, error in results.failed.items()]
-    lines += [f"Not run: {', '.join(results.missing)}."] if results.missing else []
+    for run, error in results.failed.items():
+        lines += [f"Failed: {run}: {error}", ""]
+    lines += [f"Not run: {', '.join(results.missing)}.", ""] if results.missing else []
     lines += [study.world, ""] if study.world else []
     commits = ", ".join(results.commits) or "unknown"
     lines += [f"Made on {datetime.now(UTC):%Y-%m-%d} by `unifluid study {study.path}`, commit {commits}, {hardware()}."]
