@@ -20,7 +20,7 @@ from unifluid.studies.study import read_study
 ROOT = Path(__file__).parents[2]
 WORLD = ROOT / "experiments" / "studies"
 STUDIES = [file for file in sorted(WORLD.glob("*.yaml")) if "claim" in yaml.safe_load(file.read_text())]
-SMALLER = {"n: 400": "n: 8", "depth: 3": "depth: 1", "tokenizer_texts: 20000": "tokenizer_texts: 2000"}
+SMALLER = {"n: 400": "n: 8", "depth: 3": "depth: 1", "    streams:\n": "    tokenizer_texts: 1000\n    streams:\n"}
 FILES = ["README.md", "figure.svg", "report.html", "results.json"]
 
 
@@ -186,12 +186,11 @@ def test_one_arm_alone(made, capsys):
 
 def test_an_arm_that_fails(made, capsys):
     found = yaml.safe_load((made / "width.yaml").read_text())
-    found["arms"] = {"bad": {"flags": {"model.init_args.copies": -1}}}
+    found["arms"] = {"bad": {"flags": {"model.init_args.copies": "many"}}}
     (path := made / "failing.yaml").write_text(yaml.safe_dump(found))
     line = error_line(capsys, *study(path))
-    assert re.match(
-        r"2 of 7 runs failed, the first is bad, seed 0: .*copies.*; the same command tries them again", line
-    )
+    assert line.startswith("2 of 7 runs failed, the first is bad, seed 0: ") and "copies" in line
+    assert line.endswith("; the same command tries them again")
     failing = results(made, "failing")
     assert list(failing["failed"]) == failing["missing"] == ["bad, seed 0", "bad, seed 1"]
     assert "copies" in failing["failed"]["bad, seed 0"] and list(failing["arms"]) == ["width=64", "width=128"]
@@ -213,9 +212,7 @@ def test_where_all_arms_fail_the_first_error_is_told(made, capsys):
 def test_mistakes_have_one_clear_line(made, tmp_path, capsys):
     assert error_line(capsys, "study", tmp_path / "none.yaml") == f"{tmp_path}/none.yaml: No such file or directory"
     (tmp_path / "x.yaml").write_text("claim: a\nscores: [b]\narms: {c: {configs: [gone.yaml]}}\n")
-    assert error_line(capsys, "study", tmp_path / "x.yaml").endswith(
-        "x.yaml: c needs gone.yaml: No such file or directory"
-    )
+    assert "x.yaml: c needs gone.yaml: No such file or directory" in error_line(capsys, "study", tmp_path / "x.yaml")
     more = ["--config", "gone.yaml"]
     assert "needs gone.yaml: No such file" in error_line(capsys, *study(made / "width.yaml", *more))
     assert "--steps" in error_line(capsys, "study", made / "width.yaml", "--steps", "0")

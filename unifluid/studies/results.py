@@ -48,7 +48,7 @@ class Results:
 def collect(study: Study, runs: Sequence[Run]) -> Results:
     """Of those runs that came to their end.
 
-    Raises ValueError where no arm's did, or where a score is in none although every arm has a run, or no score is in any.
+    Raises ValueError where no arm's did, and where a score is in none: of all arms, or none of the scores in any.
     """
     done = [run for run in runs if (state := state_of(run)) and state["code"] == 0]
     states = {run.folder: state for run in runs if (state := state_of(run))}
