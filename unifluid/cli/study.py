@@ -29,7 +29,7 @@ def run(command: str, args: list[str]) -> None:
 
     from unifluid.report.page import templates
     from unifluid.studies.plan import plan_runs
-    from unifluid.studies.runs import run_all
+    from unifluid.studies.runs import finished, run_all
     from unifluid.studies.study import read_study
 
     templates()  # what the page needs is missed before the runs, not after them
@@ -44,7 +44,8 @@ def run(command: str, args: list[str]) -> None:
         return show_plan(study, runs, everything)
     link(study, runs, out)
     failed = [outcome for outcome in run_all(runs, options.jobs) if outcome.error]
-    finish(study, everything, out / study.name)
+    if not failed or any(finished(run) for run in everything if run.entry.name in study.arms):
+        finish(study, everything, out / study.name)
     if failed:
         raise ValueError(
             f"{len(failed)} of {len(runs)} runs failed, the first is {failed[0].run}: {failed[0].error}; "
@@ -78,6 +79,7 @@ def make_parser(command: str) -> Parser:
 def show_plan(study: Study, runs: Sequence[Run], everything: Sequence[Run]) -> None:
     """Seconds are those of finished runs of the same arm here, or else of the results that come with the kit."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from unifluid.report.tables import duration
@@ -88,7 +90,7 @@ def show_plan(study: Study, runs: Sequence[Run], everything: Sequence[Run]) -> N
     for name in study.entries:
         if own := [done[run.folder] for run in everything if run.entry.name == name and run.folder in done]:
             known[name] = median(own)
-    table = Table("run", "steps", "time", "folder", title=f"{study.name}: {study.claim}")
+    table = Table("run", "steps", "time", "folder", title=escape(f"{study.name}: {study.claim}"))
     left = 0.0
     for run in runs:
         seconds = known.get(run.entry.name)
@@ -139,6 +141,6 @@ def show(results: Results) -> None:
     console = Console()
     console.print(shown)
     for finding in results.findings:
-        console.print(str(finding), highlight=False)
+        console.print(str(finding), highlight=False, markup=False)
     if results.verdict:
-        console.print(f"{results.study.claim} Here: {results.verdict}.", highlight=False)
+        console.print(f"{results.study.claim} Here: {results.verdict}.", highlight=False, markup=False)

@@ -47,7 +47,10 @@ class Results:
 
 
 def collect(study: Study, runs: Sequence[Run]) -> Results:
-    """Of those runs that came to their end. Raises ValueError where none of an arm did, or a score is in none."""
+    """Of those runs that came to their end.
+
+    Raises ValueError where no arm's did, and where a score is in none: of all arms, or none of the scores in any.
+    """
     done = [run for run in runs if (state := state_of(run)) and state["code"] == 0]
     states = {run.folder: state for run in runs if (state := state_of(run))}
     own = [run for run in done if run.entry.name in study.arms]
@@ -57,9 +60,9 @@ def collect(study: Study, runs: Sequence[Run]) -> Results:
     for run in own:
         for score, reading in _readings(run.folder, study.scores).items():
             readings.setdefault(run.entry.name, {}).setdefault(score, {})[run.seed] = reading
-    for score in study.scores:
-        if not any(score in scores for scores in readings.values()):
-            raise ValueError(f"{study.path}: no run has a score {score!r}; see {own[0].folder / 'scores.json'}")
+    absent = [score for score in study.scores if not any(score in scores for scores in readings.values())]
+    if absent and (not readings or {run.entry.name for run in own} == set(study.arms)):
+        raise ValueError(f"{study.path}: no run has a score {absent[0]!r}; see {own[0].folder / 'scores.json'}")
     findings = [
         compare(e, readings.get(e.of, {}).get(e.score, {}), readings.get(e.than, {}).get(e.score, {}))
         for e in study.expect
@@ -86,13 +89,21 @@ def _readings(folder: Path, scores: Iterable[str]) -> dict[str, Reading]:
     readings = {}
     for key in scores:
         if isinstance(found.get(key), int | float):
-            prefix, _, name = key.rpartition("/")
-            path = folder / "results" / f"{prefix.replace('/', '-')}_items.json"
-            items = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            readings[key] = Reading(float(found[key]), tuple(items.get(name, ())))
+            readings[key] = Reading(float(found[key]), _items(folder / "results", key))
         elif key in losses:
             readings[key] = Reading(losses[key].values[-1])
     return readings
+
+
+def _items(results: Path, key: str) -> tuple[float, ...]:
+    """What a score is the mean of. Both its prefix and its own name may have slashes: quality/colourfulness/real."""
+    parts = key.split("/")
+    for cut in range(1, len(parts)):
+        path = results / f"{'-'.join(parts[:cut])}_items.json"
+        items = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if found := items.get("/".join(parts[cut:])):
+            return tuple(found)
+    return ()
 
 
 def _curves(folders: Iterable[Path], tags: Iterable[str]) -> dict[str, list[Curve]]:
@@ -207,8 +218,9 @@ def as_markdown(results: Results) -> str:
     lines += ["Mean over seeds ± half of the 95 % interval over seeds and items.", ""]
     lines += [f"![{study.name}]({FIGURE})", ""]
     lines += [f"- {finding}" for finding in results.findings] + [""] * bool(results.findings)
-    lines += [f"Failed: {run}: {error}" for run, error in results.failed.items()]
-    lines += [f"Not run: {', '.join(results.missing)}."] if results.missing else []
+    for run, error in results.failed.items():
+        lines += [f"Failed: {run}: {error}", ""]
+    lines += [f"Not run: {', '.join(results.missing)}.", ""] if results.missing else []
     lines += [study.world, ""] if study.world else []
     commits = ", ".join(results.commits) or "unknown"
     lines += [f"Made on {datetime.now(UTC):%Y-%m-%d} by `unifluid study {study.path}`, commit {commits}, {hardware()}."]

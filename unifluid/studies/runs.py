@@ -19,6 +19,7 @@ from unifluid.studies.plan import Run
 
 STATE = "study.json"  # in a run's folder: its arguments, exit code and seconds
 LOG = "log.txt"  # all it printed
+ERROR = "unifluid: error: "  # what the command line puts before a mistake
 POLL = 0.2  # seconds
 
 
@@ -66,6 +67,8 @@ def run_all(runs: Sequence[Run], jobs: int) -> list[Outcome]:
         finally:
             for process in active.values():
                 process.stop()
+            for process in active.values():
+                process.wait()
     return [done[run.folder] for run in runs]
 
 
@@ -80,6 +83,7 @@ class _Process:
         threads = str(max(1, (os.cpu_count() or 1) // jobs))
         environment = {"OMP_NUM_THREADS": threads} | os.environ if jobs > 1 else dict(os.environ)
         with (run.folder / LOG).open("ab") as log:
+            self._logged = log.tell()  # by earlier attempts
             command = [sys.executable, "-m", "unifluid", *run.args]
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
@@ -89,15 +93,24 @@ class _Process:
 
     def outcome(self) -> Outcome:
         code = self._process.returncode
-        error = None if code == 0 else _last_words(self.run, code)
+        error = None if code == 0 else self._last_words(code)
         self._write(code, error)
         return Outcome(self.run, self._seconds, error)
 
     def stop(self) -> None:
-        """As SIGTERM does: the run saves and ends."""
+        """By SIGTERM: the run saves and ends."""
         self._process.terminate()
-        self._process.wait()
-        self._write()
+
+    def wait(self) -> None:
+        """Until it has stopped; it may have come to its end before."""
+        self._write(0 if self._process.wait() == 0 else None)
+
+    def _last_words(self, code: int) -> str:
+        """The error it printed, or its last line."""
+        printed = (self.run.folder / LOG).read_bytes()[self._logged :].decode("utf-8", "replace").replace("\r", "\n")
+        lines = [line.strip() for line in printed.splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith(ERROR)]
+        return errors[-1].removeprefix(ERROR) if errors else f"exit code {code}: {(lines or [''])[-1]}"
 
     @property
     def _seconds(self) -> float:
@@ -120,11 +133,3 @@ def state_of(run: Run) -> dict[str, Any] | None:
         return state if {"code", "seconds"} <= state.keys() else None
     except (OSError, ValueError, AttributeError):
         return None
-
-
-def _last_words(run: Run, code: int) -> str:
-    """The error it printed, or its last line."""
-    lines = (run.folder / LOG).read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-    lines = [line.strip() for line in lines if line.strip()]
-    errors = [line for line in lines if line.startswith("unifluid: error: ")]
-    return errors[-1].removeprefix("unifluid: error: ") if errors else f"exit code {code}: {(lines or [''])[-1]}"
