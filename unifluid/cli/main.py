@@ -30,6 +30,7 @@ COMMANDS = {  # name: (module with `run(command, args)`, what it does)
     "report": ("report", "write one HTML page about runs: settings, curves, scores, pictures"),
     "export": ("export", "write a checkpoint as safetensors and config"),
     "data": ("data", "make, check, shard and cache data sets"),
+    "weights": ("weights", "fetch a small pretrained model for a backbone or image encoder"),
 }
 
 
