@@ -90,7 +90,7 @@ class Evaluator(Recorded, Scheduled):
 
     @abstractmethod
     def summary(self, outcomes: list[Outcome]) -> dict[str, Score]:
-        """All outcomes, in item order -> scores by name."""
+        """All outcomes, in item order -> scores by name; none where nothing is judged."""
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """What would stop the evaluation should stop the run before it starts. Raises OSError or ValueError."""
@@ -133,9 +133,10 @@ class Evaluator(Recorded, Scheduled):
         if trainer.is_global_zero:
             outcomes = blocks.all(self._blocks)
             scores = self.summary(outcomes)
-            seconds = time.monotonic() - start
-            record = Record(prefix, scores, live, self.step, stage, self.size, seconds, self._settings())
-            publish(trainer, module, record, results)
+            if scores:
+                seconds = time.monotonic() - start
+                record = Record(prefix, scores, live, self.step, stage, self.size, seconds, self._settings())
+                publish(trainer, module, record, results)
             if cells := self.cells(outcomes[: self.show]):
                 path = results / f"{file_name(prefix)}.png"
                 publish_sheet(trainer, prefix, [Section(prefix, cells)], path, self.step)

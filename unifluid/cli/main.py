@@ -17,7 +17,7 @@ COMMANDS = {  # name: (module with `run(command, args)`, what it does)
     "fit": ("trainer", "train a model described in YAML; goes on where it was interrupted"),
     "validate": ("trainer", "losses and scheduled scores of a checkpoint"),
     "test": ("trainer", "final scores of a checkpoint"),
-    "predict": ("trainer", "run a checkpoint over a data module"),
+    "predict": ("trainer", "captions, answers, pictures and edits for the validation sets"),
     "generate": ("sample", "draw pictures from prompts"),
     "caption": ("sample", "describe pictures"),
     "answer": ("sample", "answer questions about pictures"),

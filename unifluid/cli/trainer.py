@@ -18,6 +18,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.last import LastCheckpoint
+from callbacks.predictions import PredictionSettings, predictions
+from callbacks.schedule import Scheduled
 from unifluid.cli import display, flags, nulls
 from unifluid.cli.lock import locked
 from unifluid.cli.runs import expand
@@ -83,6 +85,8 @@ class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in SEEDS:
             parser.link_arguments("seed_everything", name)
+        if self.command == "predict":
+            parser.add_class_arguments(PredictionSettings, "predictions")
         # Known to every command, so that one YAML serves them all.
         parser.add_lightning_class_args(LastCheckpoint, "checkpoint")
         parser.add_argument(
@@ -96,7 +100,11 @@ class CLI(LightningCLI):
         settings = self._get(self.config_init, "trainer")
         flags.check(self.command, settings)
         self.trainer_defaults["callbacks"] = display.callbacks(settings)
-        if settings["logger"] in (None, True):
+        if any(isinstance(callback, display.ModelTable) for callback in self.trainer_defaults["callbacks"]):
+            kwargs["enable_model_summary"] = False  # Lightning's own, of which ours takes the place
+        if self.command == "predict":
+            kwargs["logger"] = False
+        elif settings["logger"] in (None, True):
             kwargs["logger"] = TensorBoardLogger(settings["default_root_dir"], name="", version="")
         if settings["precision"] is None:
             kwargs["precision"] = default_precision(str(settings["accelerator"]))
@@ -141,9 +149,13 @@ class CLI(LightningCLI):
         self.trainer.test(**kwargs)
         self._check_measured(self.trainer.num_test_batches)
 
-    def predict(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
-        self.trainer.ckpt_path = self._checkpoint(ckpt_path)
-        self.trainer.predict(**kwargs)
+    def predict(self, ckpt_path: str | None = None, **_: Any) -> None:
+        """What the model makes of the validation sets: a test in which nothing is scored."""
+        self.trainer.ckpt_path, datamodule = self._checkpoint(ckpt_path), self.datamodule
+        kept = [callback for callback in self.trainer.callbacks if not isinstance(callback, Scheduled)]
+        self.trainer.callbacks = [*kept, *predictions(datamodule, self._get(self.config_init, "predictions"))]
+        self.trainer.limit_test_batches = 1
+        self.trainer.test(self.model, datamodule, verbose=False)
 
     def _check_measured(self, batches: list[int | float]) -> None:
         """Lightning passes over an evaluation without data, and the scores that callbacks take after it, in silence."""
