@@ -45,13 +45,16 @@ class Section:
 
 
 def publish_sheet(trainer: L.Trainer, name: str, sections: list[Section], path: Path, step: int) -> None:
-    """The sheet into the file `path`, and to TensorBoard with the words as a table. On one rank."""
+    """The sheet into the file `path`, to loggers of pictures (W&B's), and to TensorBoard with the words as a table. On
+    one rank."""
     sheet = draw_sheet(sections)
     save(sheet, path)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(name, np.asarray(sheet), step, dataformats="HWC")
             logger.experiment.add_text(name, as_markdown(sections), step)
+        elif hasattr(logger, "log_image"):
+            logger.log_image(name, [sheet], step)
 
 
 def draw_sheet(sections: list[Section], width: int = WIDTH) -> Image.Image:

@@ -1,5 +1,7 @@
 """The sheet shows the pictures and words it is given; the callback writes it, and the same to TensorBoard."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from PIL import Image
@@ -8,7 +10,7 @@ from toy import make_data, make_module, make_trainer
 
 from callbacks.ema import EMA
 from callbacks.samples import SampleGrid
-from callbacks.sheet import ACCENT, INK, Cell, Line, Section, as_markdown, draw_sheet
+from callbacks.sheet import ACCENT, INK, Cell, Line, Section, as_markdown, draw_sheet, publish_sheet
 from datamodules.shapes import Shapes
 from unifluid.decoding import ImageSampling, generate_images
 from unifluid.sequence import TASKS
@@ -96,3 +98,13 @@ def test_edits_show_source_and_result(tmp_path):
     source, result = section.cells[0].pictures
     assert torch.equal(source, dataset[0].image) and result.shape == (3, 6, 6)
     assert section.cells[0].lines == [Line(dataset[0].instruction)]
+
+
+def test_loggers_of_pictures_get_the_sheet(tmp_path):
+    """Those that have `log_image(key, images, step)`, as Lightning's for W&B has; others are left alone."""
+    logged = []
+    loggers = [SimpleNamespace(log_image=lambda *given: logged.append(given)), SimpleNamespace()]
+    sections = [Section("t", [Cell([picture((9, 9, 9))], [])])]
+    publish_sheet(SimpleNamespace(loggers=loggers), "samples", sections, tmp_path / "samples.png", 7)
+    (name, (sheet,), step), saved = logged[0], Image.open(tmp_path / "samples.png")
+    assert (name, step, sheet.size) == ("samples", 7, saved.size) and len(logged) == 1

@@ -57,6 +57,14 @@ def test_a_folder_stands_for_its_settings(run, capsys):
     assert config["trainer"]["default_root_dir"] == str(run) and config["model"]["init_args"]["lam"] == 0.3
 
 
+def test_the_folder_holds_its_settings_whatever_logs(tmp_path):
+    logger = '--trainer.logger={"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "%s"}}'
+    assert main(fit_arguments(tmp_path, logger % tmp_path, "--model.init_args.lam=0.25")) == 0
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["init_args"]["lam"] == 0.25
+    (logged,) = tmp_path.glob("lightning_logs/*/hparams.yaml")
+    assert yaml.safe_load(logged.read_text())["model"]["init_args"]["lam"] == 0.25
+
+
 def test_a_checkpoint_brings_its_model(run, tmp_path):
     (tmp_path / "other.yaml").write_text(SCORE.format(folder=tmp_path))
     arguments = ["--config", f"{tmp_path}/other.yaml", "--ckpt_path", f"{run}/last.ckpt", *TRUST]

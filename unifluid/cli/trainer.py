@@ -22,7 +22,7 @@ from callbacks.predictions import PredictionSettings, predictions
 from callbacks.schedule import Scheduled
 from unifluid.cli import display, flags, nulls
 from unifluid.cli.lock import locked
-from unifluid.cli.runs import expand
+from unifluid.cli.runs import CONFIG, expand
 from unifluid.configs import ALLOWED
 from unifluid.precision import default_precision
 from unifluid.storage import LAST, AtomicCheckpointIO, find, latest
@@ -41,13 +41,23 @@ DATA_ARGUMENTS = {"model", "train_dataloaders", "val_dataloaders", "dataloaders"
 
 
 class SaveConfig(SaveConfigCallback):
-    """Later than Lightning's: a run that is refused for its settings must leave the config as it was."""
+    """Into the run's folder, whatever logs, and to the loggers as hyperparameters.
+
+    Later than Lightning's: a run that is refused for its settings must leave the config as it was.
+    """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         pass
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().setup(trainer, pl_module, "fit")
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, folder / CONFIG, skip_none=False, overwrite=True)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
 
 
 class CLI(LightningCLI):
@@ -64,7 +74,7 @@ class CLI(LightningCLI):
             datamodule_class=L.LightningDataModule,
             subclass_mode_data=True,
             save_config_callback=SaveConfig if command == "fit" else None,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"save_to_log_dir": False},
             # The kit's data modules share rows out over ranks by themselves.
             trainer_defaults={"default_root_dir": "runs/default", "use_distributed_sampler": False},
             seed_everything_default=0,
