@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 import json
 from pathlib import Path
 
@@ -15,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from toy import make_data, make_module, make_trainer
 
 from callbacks.ema import EMA
-from unifluid import storage
+from unifluid import heads, storage
 from unifluid.backbones import Decoder
 from unifluid.checkpoints import export, read, start_from
 from unifluid.configs import ALLOWED
+from unifluid.heads import FlowMLP
 from unifluid.tokenizers import SentencePiece, SmallKL
 
 TINY = (*ALLOWED, "tiny")
@@ -150,6 +153,46 @@ def test_going_on_with_another_setting_names_it(trained, tmp_path):
     wider.backbone_factory = lambda vocabulary: Decoder(vocabulary, **tiny.BACKBONE | {"depth": 3})
     with pytest.raises(ValueError, match=r"^model\.backbone\.depth is 3 here but 2"):
         go_on(wider, path, tmp_path)
+
+
+def flow(**changes):
+    return functools.partial(FlowMLP, **tiny.HEAD | changes)
+
+
+def check(module, path, tmp_path):
+    """As `unifluid test` does -> the module with the checkpoint's weights."""
+    make_trainer(tmp_path, EMA(decay=0.5), limit_test_batches=1).test(module, make_data(), ckpt_path=path)
+    return module
+
+
+@pytest.mark.parametrize("changes", [{"sampler": "sde"}, {"time_shift": 2.0}])
+def test_how_pictures_are_drawn_may_differ_in_an_evaluation_only(trained, tmp_path, changes):
+    module, path = trained
+    assert all(getattr(module.model.image_head, name) != value for name, value in changes.items())
+    other = check(make_module(lam=0.3, image_head=flow(**changes)), path, tmp_path)
+    assert same(other.state_dict(), module.state_dict())
+    assert all(getattr(other.model.image_head, name) == value for name, value in changes.items())
+    ((name, value),) = changes.items()
+    with pytest.raises(ValueError, match=rf"^model\.image_head\.{name} is {value} here but "):
+        go_on(make_module(lam=0.3, image_head=flow(**changes)), path, tmp_path)
+
+
+def test_what_the_weights_belong_to_may_differ_in_neither(trained, tmp_path):
+    _, path = trained
+    for run in (check, go_on):
+        for name, value in {"depth": 2, "prediction": "x"}.items():
+            deeper = make_module(lam=0.3, image_head=flow(**{name: value}))
+            with pytest.raises(ValueError, match=rf"^model\.image_head\.{name} is {value} here but "):
+                run(deeper, path, tmp_path)
+
+
+def test_every_name_of_drawing_is_an_argument():
+    """A misspelt one would be compared, and nobody told."""
+    parts = [getattr(heads, name) for name in heads.__all__]
+    named = {part: part.drawing for part in parts if getattr(part, "drawing", ())}
+    assert FlowMLP in named
+    for part, names in named.items():
+        assert set(names) <= set(inspect.signature(part).parameters)
 
 
 def test_a_class_that_has_changed_since_is_an_error(trained, tmp_path):

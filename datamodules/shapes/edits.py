@@ -86,6 +86,7 @@ def judge_edit(source: dict[str, Any], target: dict[str, Any], drawn: Scene | No
         return False, False
     before, after = ([Thing(*thing) for thing in scene["things"]] for scene in (source, target))
     kept, asked = [t for t in after if t in before], [t for t in after if t not in before]
+    gone = [t for t in before if t not in after]
     reach, left = drawn.image_size // REACH, list(drawn.things)
 
     def find(thing: Thing, anywhere: bool) -> bool:
@@ -98,6 +99,6 @@ def judge_edit(source: dict[str, Any], target: dict[str, Any], drawn: Scene | No
         return False
 
     untouched = all([find(thing, False) for thing in kept]) and drawn.background == target["background"]
-    right = all([find(thing, free) for thing in asked])
+    right = all([find(thing, free) for thing in asked]) and not any([find(thing, False) for thing in gone])
     missing = len(kept) + len(asked) - (len(drawn.things) - len(left))
     return right and len(left) <= missing, untouched

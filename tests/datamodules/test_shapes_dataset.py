@@ -305,6 +305,9 @@ def test_captions_are_right_in_any_wording():
         ({"task": "caption", "shapes": ["circle", "star"]}, r"shapes has \['star'\]; there are circle"),
         ({"task": "caption", "colours": ["red", "red", "blue"]}, "colours must be at least 3 different ones"),
         ({"task": "caption", "things": 0}, "things must be from 1 to 4, got 0"),
+        ({"task": "caption", "backgrounds": []}, r"backgrounds must be at least 1 different ones, got \[\]"),
+        ({"task": "caption", "backgrounds": ["navy", "navy"]}, "backgrounds must be at least 1 different ones"),
+        ({"task": "caption", "backgrounds": ["red"]}, r"backgrounds has \['red'\]; there are white"),
         ({"task": "caption", "split": "compositional", "colours": ["red", "yellow", "brown"]}, "no pair of shapes"),
     ],
 )
@@ -325,6 +328,54 @@ def test_a_smaller_world_has_no_more(task, split):
             assert split == "compositional" or ("green", "circle") not in kinds
             assert len(scene["things"]) <= 2
         assert not {"square", "triangle", "cross", "pink", "yellow"} & set(" ".join(texts_of(example)).split())
+
+
+@pytest.mark.parametrize("split", ["train", "val", "compositional"])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_world_of_one_thing(task, split):
+    """Nothing that takes two is drawn or asked, whatever its share; all else is."""
+    every = {"shares": dict.fromkeys(TAGS, 1.0), "question_shares": dict.fromkeys(QUESTIONS, 1.0)}
+    backgrounds = ["navy", "white"]
+    found = examples(task, 500, split, things=1, long_prompts=0.3, places=0.3, backgrounds=backgrounds, **every)
+    two = "left|right|above|below|than|same|and|more|two|three|four|larger|smaller"
+    for example in found:
+        for scene in (example.meta["scene"], example.meta.get("source", example.meta["scene"])):
+            assert len(scene["things"]) <= 1 and scene["background"] in backgrounds
+        words = example.instruction.partition(" to the ")[0] if task == "edit" else " ".join(texts_of(example))
+        words = re.sub(r"(at the|in the) [a-z ]+", "", words)  # its place in the picture
+        assert task == "answer" or not re.search(rf"\b({two})\b", words), words
+    assert {example.meta["scene"]["background"] for example in found} == set(backgrounds)
+    if task == "generate":
+        tags = (
+            {"colors"}
+            if split == "compositional"
+            else {"single_object", "colors"} | ({"long"} if split == "train" else set())
+        )
+        assert {example.meta["tag"] for example in found} == tags
+    if task == "answer":
+        kinds = {example.meta["kind"] for example in found}
+        assert kinds <= set(QUESTIONS) - {"relation", "comparison"} and kinds >= {
+            "colour",
+            "shape",
+            "count",
+            "existence",
+        }
+        assert all(e.answers[0] == answer_of(e.question, things_of(e.meta["scene"])) for e in found)
+
+
+def test_prompts_of_two_are_no_choice_for_one_thing():
+    with pytest.raises(ValueError, match="shares must"):
+        Shapes("generate", things=1, shares={"two_object": 1, "colors": 0})
+    assert Shapes("generate", things=2, shares={"two_object": 1})[0].meta["tag"] == "two_object"
+
+
+@pytest.mark.parametrize("split", ["train", "val", "compositional"])
+def test_edits_are_judged_from_pictures(split):
+    dataset = Shapes("edit", split=split)
+    for example in (dataset[i] for i in range(40)):
+        assert dataset.score_edit(example, example.target) == (True, True), example.instruction
+        assert dataset.score_edit(example, example.image) == (False, True), example.instruction
+        assert dataset.score_edit(example, torch.zeros_like(example.target)) == (False, False)
 
 
 def test_tags_without_weight_are_not_asked():

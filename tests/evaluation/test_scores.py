@@ -48,3 +48,14 @@ def test_interval_of_a_mean_covers_the_truth_95_times_in_100():
     assert 930 <= covered <= 975
     with pytest.raises(ValueError, match="at least one score"):
         Score.mean([])
+
+
+def test_items_have_the_score_as_their_mean():
+    shares, values = Score.of([True, False, True]), Score.of_values([0.5, 2.0])
+    assert (shares.items, values.items, Score.of_values([3.0]).items) == ((1.0, 0.0, 1.0), (0.5, 2.0), (3.0,))
+    mean = Score.mean([shares, values, Score.of([False] * 4)])
+    assert len(mean.items) == mean.n == 9 and np.mean(mean.items) == pytest.approx(mean.value)
+    assert mean.items[:3] == pytest.approx((1.0, 0.0, 1.0)) and mean.items[5:] == (0,) * 4
+    distance = Score(2.0, 50)
+    assert distance.items == () == Score.mean([shares, distance]).items
+    assert Score(0.5, 2, items=(0.0, 1.0)) == Score(0.5, 2) and "items" not in repr(shares)
