@@ -41,6 +41,7 @@ PARTS = {  # arguments of large parts, which take the rest from their files in `
     "AutoencoderKL": {"image_size": 16},
     "SigLIP": {"image_size": gemma.SIZE, "options": gemma.VIT},
     "Decoder": {"mlp_width": 64},
+    "FID": {"n": 4},  # recall looks at three neighbours
 }
 SIGLIPS = {
     "siglip-so400m-patch14-224": "vit_so400m_patch14_siglip_224",
