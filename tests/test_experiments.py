@@ -33,13 +33,15 @@ from unifluid.optimization import AdamW
 from unifluid.sequence import TASKS
 
 ROOT = Path(__file__).parents[1]
-# Recipes of downstream tasks train and score in tests/datamodules/tasks.
-EXPERIMENTS = [f for f in sorted((ROOT / "experiments").rglob("*.yaml")) if f.parent.name != "transfer"]
+# Recipes of downstream tasks train and score in tests/datamodules/tasks, studies in tests/cli/test_study.py.
+FILES = [f for f in sorted((ROOT / "experiments").rglob("*.yaml")) if f.parent.name != "transfer"]
+EXPERIMENTS = [f for f in FILES if "claim" not in yaml.safe_load(f.read_text())]
 GEMMAS = {"gemma-2b": "gemma", "gemma-2-2b": "gemma2", "gemma-3-1b-pt": "gemma3"}
 PARTS = {  # arguments of large parts, which take the rest from their files in `models`
     "AutoencoderKL": {"image_size": 16},
     "SigLIP": {"image_size": gemma.SIZE, "options": gemma.VIT},
     "Decoder": {"mlp_width": 64},
+    "FID": {"n": 4},  # recall looks at three neighbours
 }
 SIGLIPS = {
     "siglip-so400m-patch14-224": "vit_so400m_patch14_siglip_224",
@@ -84,8 +86,9 @@ def arguments(file: Path) -> list[str]:
     """An overlay, which says only what it changes, goes on top of the run it names, or else of the default one."""
     text = file.read_text()
     whole = "class_path" in yaml.safe_load(text).get("model", {})
-    named = re.search(r"on top of (\S+\.yaml(?: and \S+\.yaml)*)", text, re.IGNORECASE)
-    bases = [ROOT / "experiments" / name for name in (named[1] if named else "demo.yaml").split(" and ")]
+    named = re.search(r"(?:on top of|overlay on) (\S+\.yaml(?: and \S+\.yaml)*)", text, re.IGNORECASE)
+    names = (named[1] if named else "demo.yaml").split(" and ")
+    bases = [next(f / name for f in (file.parent, ROOT / "experiments") if (f / name).exists()) for name in names]
     files = [file] if whole else [*bases, file]
     return ["fit", *(x for f in files for x in ("--config", str(f)))]
 
