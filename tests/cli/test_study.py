@@ -28,6 +28,7 @@ class InProcess:
     """`python -m unifluid` within this process, which has imported everything already."""
 
     calls: list[list[str]] = []
+    pid = 0
 
     def __init__(self, command, stdout, stderr, env):
         assert command[1:3] == ["-m", "unifluid"]

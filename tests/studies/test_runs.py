@@ -6,17 +6,20 @@ A stand-in takes the place of `python -m unifluid`: it does what a file in the r
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
 from unifluid.studies import runs as module
 from unifluid.studies.plan import Run
-from unifluid.studies.runs import LOG, STATE, Outcome, finished, run_all
+from unifluid.studies.runs import LOG, STATE, Outcome, finished, run_all, state_of
 from unifluid.studies.study import Entry
 
+REAL_PYTHON = sys.executable
 STAND_IN = """#!{python}
 import pathlib, signal, sys, time
 folder = pathlib.Path(next(a for a in sys.argv if a.startswith("--folder=")).removeprefix("--folder="))
@@ -199,3 +202,60 @@ def test_a_run_waits_for_what_it_builds_upon_while_others_go_on(tmp_path):
         "(folder / 'ran').write_text('')\nassert not (folder.parent / 'first' / 'last.ckpt').exists()",
     )
     assert errors([first, second, third], 2) == [None] * 3
+
+
+BEHIND = """
+import json, sys
+from pathlib import Path
+from unifluid.studies.plan import Run
+from unifluid.studies.runs import run_all
+from unifluid.studies.study import Entry
+program, folder = sys.argv[1:]
+sys.executable = program
+run_all([Run(Entry("run"), 0, Path(folder), ("fit", f"--folder={folder}"), (), None)], 1)
+"""
+
+
+@contextmanager
+def study_elsewhere(run):
+    """Another process, in which a study makes the run."""
+    process = subprocess.Popen([REAL_PYTHON, "-c", BEHIND, sys.executable, str(run.folder)], stderr=subprocess.DEVNULL)
+    try:
+        while state_of(run) is None:
+            assert process.poll() is None
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+UNTIL_TOLD = "end = time.time() + 30\nwhile not (folder / 'go').exists() and time.time() < end: time.sleep(0.01)"
+
+
+def go_when_waiting(run, monkeypatch):
+    """Lets the run end as soon as a study says that it waits; what it has said."""
+    said = []
+    monkeypatch.setattr(module.tqdm, "write", lambda text: (said.append(text), (run.folder / "go").write_text("")))
+    return said
+
+
+def test_what_another_study_makes_is_waited_for(tmp_path, monkeypatch):
+    run = make(tmp_path, "run", UNTIL_TOLD)
+    on_it = make(tmp_path, "on it", after=[run])
+    said = go_when_waiting(run, monkeypatch)
+    with study_elsewhere(run):
+        child = state(run)["process"]
+        assert errors([run, on_it], 2) == [None, None]
+    assert tries(run) == 1 and tries(on_it) == 1
+    assert said == [f"run, seed 0: waiting for process {child}, which makes it already ({run.folder})"]
+
+
+def test_a_killed_study_leaves_a_run_behind_which_is_waited_for(tmp_path, monkeypatch):
+    run = make(tmp_path, "run", "(folder / 'alone').mkdir()\n" + UNTIL_TOLD + "\n(folder / 'alone').rmdir()")
+    said = go_when_waiting(run, monkeypatch)
+    with study_elsewhere(run) as study:
+        study.kill()
+        study.wait()
+        assert errors([run]) == [None], "the one left behind was let go to its end before"
+    assert len(said) == 1 and tries(run) == 2 and finished(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -11,14 +12,14 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
 from unifluid.studies.plan import Run
 
-STATE = "study.json"  # in a run's folder: its arguments, exit code and seconds
-LOG = "log.txt"  # all it printed
+STATE = "study.json"  # in a run's folder: its arguments, process, exit code and seconds
+LOG = "log.txt"  # all it printed; whoever makes the run holds a lock on it
 ERROR = "unifluid: error: "  # what the command line puts before a mistake
 POLL = 0.2  # seconds
 
@@ -39,7 +40,11 @@ def finished(run: Run) -> Outcome | None:
 
 
 def run_all(runs: Sequence[Run], jobs: int) -> list[Outcome]:
-    """Every run, `jobs` of them at once -> how each ended, in their order. Ctrl-C stops them all; they save."""
+    """Every run, `jobs` of them at once -> how each ended, in their order. Ctrl-C stops them all; they save.
+
+    A run that another process makes is waited for: another study shares it, or one that was killed has left it behind.
+    """
+    elsewhere: set[Path] = set()
     done = {run.folder: outcome for run in runs if (outcome := finished(run))}
     waiting, active = deque(run for run in runs if run.folder not in done), dict[Path, _Process]()
     with tqdm(total=len(runs), initial=len(done), desc="runs", unit="run", dynamic_ncols=True) as bar:
@@ -52,10 +57,19 @@ def run_all(runs: Sequence[Run], jobs: int) -> list[Outcome]:
                         done[run.folder] = Outcome(run, error=f"{done[broken].run} failed, which it builds upon")
                         tqdm.write(f"{run}: left out, {done[run.folder].error}")
                         bar.update()
-                    elif len(active) < jobs and all(folder in done for folder in run.after):
-                        active[run.folder] = _Process(run, jobs)
-                    else:
+                    elif len(active) == jobs or not all(folder in done for folder in run.after):
                         waiting.append(run)
+                    elif (log := _own_log(run)) is None:
+                        waiting.append(run)
+                        if run.folder not in elsewhere:
+                            elsewhere.add(run.folder)
+                            tqdm.write(f"{run}: waiting for {_maker(run)}, which makes it already ({run.folder})")
+                    elif outcome := finished(run):  # elsewhere, meanwhile
+                        log.close()
+                        done[run.folder] = outcome
+                        bar.update()
+                    else:
+                        active[run.folder] = _Process(run, jobs, log)
                 if (names := " | ".join(str(process.run) for process in active.values())) != bar.postfix:
                     bar.set_postfix_str(names)
                 time.sleep(POLL)
@@ -72,20 +86,36 @@ def run_all(runs: Sequence[Run], jobs: int) -> list[Outcome]:
     return [done[run.folder] for run in runs]
 
 
-class _Process:
-    """One run as a process of its own, with its share of the cores; what it prints goes to a file."""
+def _own_log(run: Run) -> IO[bytes] | None:
+    """The run's log, locked until it is closed here and the run's process, which inherits it, has ended; None where
+    another process holds it."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    log = (run.folder / LOG).open("ab")
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return log
+    except BlockingIOError:
+        log.close()
+        return None
 
-    def __init__(self, run: Run, jobs: int):
-        self.run, self._start = run, time.monotonic()
+
+def _maker(run: Run) -> str:
+    process = (state_of(run) or {}).get("process")
+    return f"process {process}" if process else "another process"
+
+
+class _Process:
+    """One run as a process of its own, with its share of the cores; what it prints goes to `log`."""
+
+    def __init__(self, run: Run, jobs: int, log: IO[bytes]):
+        self.run, self._log, self._start = run, log, time.monotonic()
         self._before = (state_of(run) or {"seconds": 0.0})["seconds"]  # of interrupted attempts
-        run.folder.mkdir(parents=True, exist_ok=True)
-        self._write()
+        self._logged = log.tell()  # by earlier attempts
         threads = str(max(1, (os.cpu_count() or 1) // jobs))
         environment = {"OMP_NUM_THREADS": threads} | os.environ if jobs > 1 else dict(os.environ)
-        with (run.folder / LOG).open("ab") as log:
-            self._logged = log.tell()  # by earlier attempts
-            command = [sys.executable, "-m", "unifluid", *run.args]
-            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        command = [sys.executable, "-m", "unifluid", *run.args]
+        self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        self._write()
 
     @property
     def ended(self) -> bool:
@@ -95,6 +125,7 @@ class _Process:
         code = self._process.returncode
         error = None if code == 0 else self._last_words(code)
         self._write(code, error)
+        self._log.close()
         return Outcome(self.run, self._seconds, error)
 
     def stop(self) -> None:
@@ -104,6 +135,7 @@ class _Process:
     def wait(self) -> None:
         """Until it has stopped; it may have come to its end before."""
         self._write(0 if self._process.wait() == 0 else None)
+        self._log.close()
 
     def _last_words(self, code: int) -> str:
         """The error it printed, or its last line."""
@@ -117,8 +149,8 @@ class _Process:
         return self._before + time.monotonic() - self._start
 
     def _write(self, code: int | None = None, error: str | None = None) -> None:
-        seconds = round(self._seconds, 1)
-        state = {"run": str(self.run), "args": self.run.args, "code": code, "error": error, "seconds": seconds}
+        state = {"run": str(self.run), "args": self.run.args, "process": self._process.pid}
+        state |= {"code": code, "error": error, "seconds": round(self._seconds, 1)}
         partial = self.run.folder / f".{STATE}.partial"
         partial.write_text(json.dumps(state, indent=2), encoding="utf-8")
         os.replace(partial, self.run.folder / STATE)
