@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import bpe
 import datasets
 import families
 import gemma
@@ -187,10 +188,14 @@ def distributed(path: Path) -> None:
 def models(tmp_path_factory) -> Path:
     """What the recipes expect in the folder `models`, tiny and random, as its own libraries write it."""
     from diffusers import AutoencoderKL
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     path = tmp_path_factory.mktemp("models")
     for name, family in GEMMAS.items():
         families.write(path / name, family)
+    bpe.write(path / "smollm2-135m")
+    settings = AutoConfig.for_model(**families.config("llama", vocab_size=320))
+    AutoModelForCausalLM.from_config(settings).save_pretrained(path / "smollm2-135m")
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
     AutoencoderKL(block_out_channels=[4, 8], norm_num_groups=2, **blocks).save_pretrained(path / "sd-vae")
     for name, model in SIGLIPS.items():
