@@ -41,6 +41,7 @@ PARTS = {  # arguments of large parts, which take the rest from their files in `
     "AutoencoderKL": {"image_size": 16},
     "SigLIP": {"image_size": gemma.SIZE, "options": gemma.VIT},
     "Decoder": {"mlp_width": 64},
+    "TimmEncoder": {"image_size": 32},
 }
 SIGLIPS = {
     "siglip-so400m-patch14-224": "vit_so400m_patch14_siglip_224",
@@ -202,6 +203,8 @@ def models(tmp_path_factory) -> Path:
         (path / name).mkdir()
         vit = timm.create_model(model, img_size=gemma.SIZE, **gemma.VIT)
         save_file(vit.state_dict(), path / name / "model.safetensors")
+    (path / "efficientnet-lite0").mkdir()
+    save_file(timm.create_model("efficientnet_lite0").state_dict(), path / "efficientnet-lite0" / "model.safetensors")
     write_mask2former(path / "mask2former")
     write_clip(path / "clip-vit-large-patch14")
     for name, kind in PALIGEMMAS.items():

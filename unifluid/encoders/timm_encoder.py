@@ -7,7 +7,6 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from unifluid.interfaces import ImageEncoder
@@ -51,6 +50,8 @@ class TimmEncoder(ImageEncoder):
 
     def _try_out(self, model: str) -> tuple[tuple[str, ...], torch.Size]:
         """Run without computing anything -> (names of modules that had no part in it, now removed; features' shape)."""
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
         called: set[nn.Module] = set()
         hooks = [m.register_forward_hook(lambda module, *_: called.add(module)) for m in self.net.modules()]
         self.eval()
