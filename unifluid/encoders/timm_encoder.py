@@ -19,8 +19,8 @@ TENSORS = "model.safetensors"  # what the hub calls the file
 class TimmEncoder(ImageEncoder):
     """Places of the feature map (h × w) as tokens, row-major: timm's `forward_features`, without class tokens.
 
-    What comes after that map – pooling, classifier – is left out, of the weights as well. Batch norms keep the statistics
-    they were trained with, and train their scales and shifts alone: a picture's features depend on no other picture.
+    What comes after that map – pooling, classifier – is left out, of the weights as well. Batch norms keep the
+    statistics they were trained with, so that a picture's features depend on no other; their scales and shifts learn.
     SigLIP, whose files come in several layouts and at other sizes, has a class of its own.
 
     Args:
