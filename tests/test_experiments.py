@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import bpe
 import datasets
 import families
 import gemma
@@ -42,6 +43,7 @@ PARTS = {  # arguments of large parts, which take the rest from their files in `
     "SigLIP": {"image_size": gemma.SIZE, "options": gemma.VIT},
     "Decoder": {"mlp_width": 64},
     "FID": {"n": 4},  # recall looks at three neighbours
+    "TimmEncoder": {"image_size": 32},
 }
 SIGLIPS = {
     "siglip-so400m-patch14-224": "vit_so400m_patch14_siglip_224",
@@ -190,16 +192,22 @@ def distributed(path: Path) -> None:
 def models(tmp_path_factory) -> Path:
     """What the recipes expect in the folder `models`, tiny and random, as its own libraries write it."""
     from diffusers import AutoencoderKL
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     path = tmp_path_factory.mktemp("models")
     for name, family in GEMMAS.items():
         families.write(path / name, family)
+    bpe.write(path / "smollm2-135m")
+    settings = AutoConfig.for_model(**families.config("llama", vocab_size=320))
+    AutoModelForCausalLM.from_config(settings).save_pretrained(path / "smollm2-135m")
     blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
     AutoencoderKL(block_out_channels=[4, 8], norm_num_groups=2, **blocks).save_pretrained(path / "sd-vae")
     for name, model in SIGLIPS.items():
         (path / name).mkdir()
         vit = timm.create_model(model, img_size=gemma.SIZE, **gemma.VIT)
         save_file(vit.state_dict(), path / name / "model.safetensors")
+    (path / "efficientnet-lite0").mkdir()
+    save_file(timm.create_model("efficientnet_lite0").state_dict(), path / "efficientnet-lite0" / "model.safetensors")
     write_mask2former(path / "mask2former")
     write_clip(path / "clip-vit-large-patch14")
     for name, kind in PALIGEMMAS.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -22,3 +24,11 @@ class Conv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight = rearrange(self.weight, "o (p q i) -> o i p q", p=self.kernel, q=self.kernel)
         return F.conv2d(x, weight, self.bias, self.stride, padding=self.kernel // 2)
+
+
+def normalised(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] -> as a model was trained that wants (x − mean) / std of images in [0, 1]."""
+    if {*mean, *std} == {0.5}:
+        return image
+    mean, std = (image.new_tensor(values)[:, None, None] for values in (mean, std))
+    return (image * 0.5 + 0.5 - mean) / std

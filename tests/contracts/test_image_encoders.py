@@ -15,12 +15,18 @@ from unifluid.interfaces import ImageEncoder
 
 SMALL = {"image_size": 16, "patch_size": 4, "width": 32, "depth": 1}
 VIT = {"image_size": 16, "options": {"patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 2}}
+SWIN = {"depths": [1, 1], "embed_dim": 16, "num_heads": [2, 2], "window_size": 2}
 ARGUMENTS = {  # tiny ones of each class
     "Patches": [SMALL, {**SMALL, "stem": "linear"}, {**SMALL, "depth": 0}],
     "SigLIP": [
         {"model": "vit_base_patch16_siglip_224", **VIT},
         {"model": "vit_base_patch16_siglip_224", "checkpointing": True, **VIT},
         {"model": "vit_base_patch16_clip_224", "activation": None, **VIT},  # has a class token and another range
+    ],
+    "TimmEncoder": [
+        {"model": "efficientnet_lite0", "image_size": 64},  # convolutional, with batch norms
+        {"model": "swin_tiny_patch4_window7_224", "image_size": 16, "options": SWIN},  # channels come last
+        {"model": "vit_base_patch16_clip_224", **VIT},
     ],
 }
 

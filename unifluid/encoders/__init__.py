@@ -2,5 +2,6 @@
 
 from unifluid.encoders.patches import Patches
 from unifluid.encoders.siglip import SigLIP
+from unifluid.encoders.timm_encoder import TimmEncoder
 
-__all__ = ["Patches", "SigLIP"]
+__all__ = ["Patches", "SigLIP", "TimmEncoder"]

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from unifluid.interfaces import ImageEncoder
+from unifluid.layers import normalised
 from unifluid.weights import fit, locate, read_tensors
 
 TENSORS = "model.safetensors"  # what the hub calls the file
@@ -77,14 +78,7 @@ class SigLIP(ImageEncoder):
         return list(self.vit.blocks)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.vit.forward_features(self.normalise(image))[:, self.vit.num_prefix_tokens :]
-
-    def normalise(self, image: Tensor) -> Tensor:
-        """Images in [-1, 1] -> as the model was trained; SigLIP's are in [-1, 1] themselves."""
-        if {*self.mean, *self.std} == {0.5}:
-            return image
-        mean, std = (image.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
-        return (image * 0.5 + 0.5 - mean) / std
+        return self.vit.forward_features(normalised(image, self.mean, self.std))[:, self.vit.num_prefix_tokens :]
 
     def load_pretrained(self) -> None:
         """Load `weights`. Raises ValueError naming the file, and the first tensor that does not fit."""
