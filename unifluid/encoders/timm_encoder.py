@@ -76,6 +76,8 @@ class TimmEncoder(ImageEncoder):
         return self
 
     def forward(self, image: Tensor) -> Tensor:
+        if not len(image):  # which not all of timm's models can take
+            return image.new_zeros(0, self.num_tokens, self.width)
         features = self.net.forward_features(normalised(image, self.mean, self.std))
         if features.ndim == 3:
             return features[:, self.prefix :]
