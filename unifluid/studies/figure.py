@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from unifluid.report.charts import COLOURS
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 Estimates = Mapping[str, Mapping[str, Estimate]]  # arm -> score -> estimate
 BARS = {"fmt": "o", "markersize": 4, "capsize": 2, "linewidth": 1.2}
 PANEL = 2.9  # inches wide
-LINE = 0.3  # inches an arm takes
+LINE = 0.3  # inches an arm takes, or a line of the legend
+LEGEND = 3  # entries side by side
+CROWDED = 4  # curves; the bars of more would hide each other
 
 
 Curves = Mapping[str, Mapping[str, Sequence[Curve]]]  # arm -> loss -> one for each seed
@@ -31,6 +33,7 @@ def draw(study: Study, found: Estimates, curves: Curves) -> Figure:
         panels = figure.subplots(1, len(study.figure.curves), squeeze=False)[0]
         for axes, tag in zip(panels, study.figure.curves, strict=True):
             _over_steps(axes, curves, tag)
+        _legend(figure, panels)
         return figure
     if study.figure.plane:
         figure = Figure((4.6, 3.4), layout="constrained")
@@ -43,7 +46,20 @@ def draw(study: Study, found: Estimates, curves: Curves) -> Figure:
     for axes, score in zip(panels, scores, strict=True):
         (_over_axis if study.figure.axis else _by_arm)(axes, study, found, score)
         axes.set_title(score, fontsize=9)
+    _legend(figure, panels)
     return figure
+
+
+def _legend(figure: Figure, panels: Iterable[Axes]) -> None:
+    """One below all panels."""
+    entries = {
+        label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if entries:
+        rows = -(-len(entries) // LEGEND)
+        figure.set_figheight(figure.get_figheight() + LINE * rows)
+        place = {"loc": "outside lower center", "ncols": LEGEND, "fontsize": 7, "frameon": False}
+        figure.legend(entries.values(), entries.keys(), **place)
 
 
 def _over_steps(axes: Axes, curves: Curves, tag: str) -> None:
@@ -53,8 +69,6 @@ def _over_steps(axes: Axes, curves: Curves, tag: str) -> None:
             axes.plot(curve.steps, curve.values, color=colour, linewidth=1.2, label=None if seed else arm)
     axes.set_title(tag, fontsize=9)
     axes.set_xlabel("step")
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=7, frameon=False)
 
 
 def _by_arm(axes: Axes, study: Study, found: Estimates, score: str) -> None:
@@ -79,12 +93,11 @@ def _over_axis(axes: Axes, study: Study, found: Estimates, score: str) -> None:
     for colour, (label, points) in zip(COLOURS * len(curves), curves.items(), strict=False):
         x, estimates = zip(*points, strict=True)
         means, halves = [e.mean for e in estimates], [e.half or 0 for e in estimates]
-        axes.errorbar(x, means, halves, color=colour, label=label or None, **BARS | {"fmt": "o-"})
+        bars = halves if len(curves) <= CROWDED else None
+        axes.errorbar(x, means, bars, color=colour, label=label or None, **BARS | {"fmt": "o-"})
     if study.figure.log:
         axes.set_xscale("log")
     axes.set_xlabel(axis)
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=7, frameon=False)
 
 
 def _plane(axes: Axes, study: Study, found: Estimates) -> None:
