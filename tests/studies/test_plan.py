@@ -199,6 +199,18 @@ def test_a_missing_overlay_is_named():
         plan(overlays=["gone.yaml"])
 
 
+def test_a_run_knows_which_of_its_configs_has_changed():
+    run = plan(overlays=["gpu.yaml"])["wide, seed 0"]
+    assert run.changed is None
+    Path("gpu.yaml").write_text("# something else\n")
+    assert run.changed is None
+    for text in ("model: {lam: 2}", "model: ["):
+        Path("gpu.yaml").write_text(text)
+        assert run.changed == "gpu.yaml"
+    Path("gpu.yaml").unlink()
+    assert run.changed == "gpu.yaml"
+
+
 def test_seeds_of_the_command_line():
     study = replace(study_of(), seeds=(5,))
     runs = plan_runs(study, OUT)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -259,3 +260,29 @@ def test_a_killed_study_leaves_a_run_behind_which_is_waited_for(tmp_path, monkey
         study.wait()
         assert errors([run]) == [None], "the one left behind was let go to its end before"
     assert len(said) == 1 and tries(run) == 2 and finished(run)
+
+
+def test_a_study_that_is_terminated_stops_its_runs(tmp_path):
+    run = make(tmp_path, "run", "(folder / 'started').write_text(''); time.sleep(60)")
+    with study_elsewhere(run) as study:
+        while not (run.folder / "started").exists():
+            time.sleep(0.01)
+        study.terminate()
+        assert study.wait() == 143
+    assert (run.folder / "saved").read_text() == "all" and state(run)["code"] is None
+
+
+def test_a_config_that_changes_under_way_is_not_taken_for_the_old_one(tmp_path):
+    """A study takes hours; its folders are named after what the files held when it began."""
+    config, comment = tmp_path / "config.yaml", tmp_path / "comment.yaml"
+    config.write_text("lam: 1")
+    comment.write_text("lam: 1")
+    change = f"open({str(config)!r}, 'w').write('lam: 2'); open({str(comment)!r}, 'a').write('  # as before')"
+    first = make(tmp_path, "first", change)
+    second, third = (
+        replace(make(tmp_path, path.stem, after=[first]), configs={str(path): {"lam": 1}}) for path in (config, comment)
+    )
+    assert errors([first, second, third]) == [None, f"{config} was changed after the study had started", None]
+    assert (tries(second), tries(third)) == (0, 1)
+    config.unlink()
+    assert errors([first, second]) == [None, f"{config} was changed after the study had started"]

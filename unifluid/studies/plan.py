@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,21 @@ class Run:
     args: tuple[str, ...]  # of `unifluid`
     after: tuple[Path, ...]  # folders of the runs it builds upon
     steps: int | None  # optimizer steps, where it takes any
+    configs: Mapping[str, Any] = field(default_factory=dict)  # path -> what it held when the folder was named after it
 
     def __str__(self) -> str:
         return self.entry.name if self.entry.shared else f"{self.entry.name}, seed {self.seed}"
+
+    @property
+    def changed(self) -> str | None:
+        """A config that no longer holds what it did: the run would not be what its folder is called."""
+        for path, config in self.configs.items():
+            try:
+                if read_config(path) != config:
+                    return path
+            except (OSError, ValueError):
+                return path
+        return None
 
 
 def plan_runs(
@@ -68,7 +80,8 @@ def plan_runs(
         given = [f"--{name}={_text(value)}" for name, value in flags.items()]
         args = [entry.command, *(f"--config={path}" for path in paths), *given, f"--trainer.default_root_dir={folder}"]
         after = tuple(run.folder for run in needed.values())
-        return Run(entry, seed, folder, tuple(args), after, _steps(configs, flags) if entry.command == "fit" else None)
+        own_steps = _steps(configs, flags) if entry.command == "fit" else None
+        return Run(entry, seed, folder, tuple(args), after, own_steps, dict(zip(paths, configs, strict=True)))
 
     for seed in study.seeds:
         for arm in only or study.arms:
@@ -87,9 +100,15 @@ def _check_distinct(study: Study, runs: Iterable[Run]) -> None:
 
 def _config(study: Study, entry: Entry, path: str) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        return read_config(path)
     except OSError as error:
         raise ValueError(f"{study.path}: {entry.name} needs {path}: {error.strerror}") from error
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Raises OSError, and ValueError in one line that names the file."""
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict) or not isinstance(config.get("trainer") or {}, dict):

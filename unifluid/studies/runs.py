@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -40,14 +42,15 @@ def finished(run: Run) -> Outcome | None:
 
 
 def run_all(runs: Sequence[Run], jobs: int) -> list[Outcome]:
-    """Every run, `jobs` of them at once -> how each ended, in their order. Ctrl-C stops them all; they save.
+    """Every run, `jobs` of them at once -> how each ended, in their order. Ctrl-C and SIGTERM stop them all; they save.
 
     A run that another process makes is waited for: another study shares it, or one that was killed has left it behind.
     """
     elsewhere: set[Path] = set()
     done = {run.folder: outcome for run in runs if (outcome := finished(run))}
     waiting, active = deque(run for run in runs if run.folder not in done), dict[Path, _Process]()
-    with tqdm(total=len(runs), initial=len(done), desc="runs", unit="run", dynamic_ncols=True) as bar:
+    bar = tqdm(total=len(runs), initial=len(done), desc="runs", unit="run", dynamic_ncols=True)
+    with _sigterm_raised(), bar:
         try:
             while waiting or active:
                 for _ in range(len(waiting)):
@@ -68,6 +71,11 @@ def run_all(runs: Sequence[Run], jobs: int) -> list[Outcome]:
                         log.close()
                         done[run.folder] = outcome
                         bar.update()
+                    elif path := run.changed:
+                        log.close()
+                        done[run.folder] = Outcome(run, error=f"{path} was changed after the study had started")
+                        tqdm.write(f"{run} failed: {done[run.folder].error}")
+                        bar.update()
                     else:
                         active[run.folder] = _Process(run, jobs, log)
                 if (names := " | ".join(str(process.run) for process in active.values())) != bar.postfix:
@@ -79,11 +87,27 @@ def run_all(runs: Sequence[Run], jobs: int) -> list[Outcome]:
                         tqdm.write(f"{done[folder].run} failed: {done[folder].error} (all of it: {folder / LOG})")
                     bar.update()
         finally:
+            if active:
+                tqdm.write("stopping: runs save first, which may take a minute; the same command goes on from there")
             for process in active.values():
                 process.stop()
             for process in active.values():
                 process.wait()
     return [done[run.folder] for run in runs]
+
+
+@contextmanager
+def _sigterm_raised() -> Iterator[None]:
+    """SIGTERM as an exception, which would else end this process and leave its runs behind."""
+
+    def stop(*_: Any) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _own_log(run: Run) -> IO[bytes] | None:
