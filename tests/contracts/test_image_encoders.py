@@ -62,7 +62,7 @@ def test_shapes_are_as_stated(encoder, images):
 
 
 def test_an_image_gives_in_a_batch_what_it_gives_alone(encoder, images):
-    assert torch.allclose(encoder(images)[1:2], encoder(images[1:2]), atol=1e-5)
+    assert torch.allclose(encoder(images)[1:2], encoder(images[1:2]), atol=3e-5)
 
 
 def test_no_images_are_no_problem(encoder, images):

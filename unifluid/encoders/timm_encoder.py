@@ -76,7 +76,8 @@ class TimmEncoder(ImageEncoder):
         return self
 
     def forward(self, image: Tensor) -> Tensor:
-        features = self.net.forward_features(normalised(image, self.mean, self.std))
+        pictures = image if len(image) else image.new_zeros(1, *image.shape[1:])  # not every model can do with none
+        features = self.net.forward_features(normalised(pictures, self.mean, self.std))[: len(image)]
         if features.ndim == 3:
             return features[:, self.prefix :]
         return features.flatten(1, 2) if self.channels_last else features.flatten(2).mT
