@@ -101,7 +101,8 @@ def show_plan(study: Study, runs: Sequence[Run], everything: Sequence[Run]) -> N
     console.print(table)
     unknown = sum(run.folder not in done and run.entry.name not in known for run in runs)
     more = f", and {unknown} runs of unknown time" if unknown else ""
-    console.print(f"{len(runs)} runs, {sum(run.folder in done for run in runs)} done; left: {duration(left)}{more}")
+    finished_runs = sum(run.folder in done for run in runs)
+    console.print(f"{len(runs)} runs, {finished_runs} done; left: {duration(left)}, one at a time{more}")
 
 
 def committed_seconds(study: Study) -> dict[str, float]:
