@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -48,6 +48,8 @@ class Evaluator(Recorded, Scheduled):
         show: items at most of which pictures or texts are shown in TensorBoard and results/PREFIX.png.
         every, at_end, every_epochs, at_start: when, see `Scheduled`.
     """
+
+    scored: ClassVar[bool] = True  # whether there is a record to publish
 
     def __init__(
         self,
@@ -90,7 +92,7 @@ class Evaluator(Recorded, Scheduled):
 
     @abstractmethod
     def summary(self, outcomes: list[Outcome]) -> dict[str, Score]:
-        """All outcomes, in item order -> scores by name; none where nothing is judged."""
+        """All outcomes, in item order -> scores by name."""
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """What would stop the evaluation should stop the run before it starts. Raises OSError or ValueError."""
@@ -133,7 +135,7 @@ class Evaluator(Recorded, Scheduled):
         if trainer.is_global_zero:
             outcomes = blocks.all(self._blocks)
             scores = self.summary(outcomes)
-            if scores:
+            if self.scored:
                 seconds = time.monotonic() - start
                 record = Record(prefix, scores, live, self.step, stage, self.size, seconds, self._settings())
                 publish(trainer, module, record, results)

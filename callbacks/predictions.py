@@ -51,6 +51,8 @@ class Predictions(FirstItems):
     where it was interrupted, and is shared out over ranks, as evaluations are.
     """
 
+    scored = False
+
     def __init__(self, dataset: ExampleDataset, prefix: str, settings: PredictionSettings):
         sampling = settings.texts if dataset.task in TEXT_TASKS else settings.images
         n = None if settings.n is None else min(settings.n, len(dataset))
