@@ -25,7 +25,8 @@ def test_results_are_whole(path):
     assert {"README.md", "figure.svg"} <= {file.name for file in path.parent.iterdir()}
     assert found["claim"] == study.claim and list(found["arms"]) == list(study.arms)
     assert [finding["expected"] for finding in found["findings"]] == [str(e) for e in study.expect]
-    assert not found["failed"] and not found["missing"] and found["commits"] and found["hardware"]
+    assert not found["failed"] and not found["missing"] and found["hardware"]
+    assert found["commits"] or all(score.startswith("val/") for score in study.scores)  # losses are logged without one
     for scores in found["arms"].values():
         assert all(set(score["seeds"]) == {str(seed) for seed in study.seeds} for score in scores.values())
 
