@@ -166,7 +166,7 @@ def test_the_plan_is_shown_before(made, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "new").exists() and not InProcess.calls
 
 
-def test_times_are_those_of_as_many_steps(made, tmp_path, capsys, monkeypatch):
+def test_times_are_those_of_as_many_steps(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     (folder := tmp_path / "studies").mkdir()
     path = write_study(folder)
