@@ -166,6 +166,29 @@ def test_the_plan_is_shown_before(made, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "new").exists() and not InProcess.calls
 
 
+def test_times_are_those_of_as_many_steps(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    (folder := tmp_path / "studies").mkdir()
+    path = write_study(folder)
+    kept = tmp_path / "results" / "width" / "results.json"
+    kept.parent.mkdir(parents=True)
+    names = ["autoencoder", "width=64", "width=128"]
+    known = {"seconds": dict.fromkeys(names, 6000.0), "steps": dict.fromkeys(names, 1500)}
+    for text, unknown in ((json.dumps(known), 1), ("{", 7), ("[]", 7), ("{}", 7)):
+        kept.write_text(text)
+        assert main(["study", str(path), "--out", str(tmp_path / "new"), "--dry-run"]) == 0
+        assert f"and {unknown} runs of unknown time" in capsys.readouterr().out  # the autoencoder takes 1,000
+    kept.write_text(json.dumps(known))
+    assert main(study(path, "--dry-run")) == 0
+    assert "and 5 runs of unknown time" in capsys.readouterr().out, "two steps are not said to take hours"
+
+
+def test_results_say_what_made_them(made):
+    made_by = f"unifluid study {made / 'width.yaml'} --seeds 0 1 --steps 2"
+    assert results(made)["command"] == made_by
+    assert f"by `{made_by}`, commit" in (made / "out" / "width" / "README.md").read_text()
+
+
 def test_one_arm_alone(made, capsys):
     other = made / "part"
     assert main(study(made / "width.yaml", "--only", "width=64", "--dry-run")) == 0
@@ -216,6 +239,9 @@ def test_mistakes_have_one_clear_line(made, tmp_path, capsys):
     assert "x.yaml: c needs gone.yaml: No such file or directory" in error_line(capsys, "study", tmp_path / "x.yaml")
     more = ["--config", "gone.yaml"]
     assert "needs gone.yaml: No such file" in error_line(capsys, *study(made / "width.yaml", *more))
+    for seeds in (["0", "0"], ["-1"]):
+        line = error_line(capsys, "study", made / "width.yaml", "--seeds", *seeds)
+        assert line.startswith("--seeds must be a list of different whole numbers, none below 0, got ")
     assert "--steps" in error_line(capsys, "study", made / "width.yaml", "--steps", "0")
     found = yaml.safe_load((made / "width.yaml").read_text()) | {"scores": ["captions/exact", "qa/acuracy"]}
     (path := made / "typo.yaml").write_text(yaml.safe_dump(found))

@@ -30,12 +30,15 @@ def run(command: str, args: list[str]) -> None:
     from unifluid.report.page import templates
     from unifluid.studies.plan import plan_runs
     from unifluid.studies.runs import finished, run_all
-    from unifluid.studies.study import read_study
+    from unifluid.studies.study import checked_seeds, read_study
 
     templates()  # what the page needs is missed before the runs, not after them
     study, out = read_study(options.file, options.config), Path(options.out)
     if options.seeds is not None:
-        study = replace(study, seeds=tuple(options.seeds))
+        try:
+            study = replace(study, seeds=checked_seeds(options.seeds))
+        except ValueError as error:
+            raise ValueError(f"--{error}") from error
     if unknown := set(options.only) - set(study.arms):
         raise ValueError(f"--only {sorted(unknown)[0]}: there are {', '.join(study.arms)}")
     same = (options.steps, options.devices)
@@ -45,7 +48,7 @@ def run(command: str, args: list[str]) -> None:
     link(study, runs, out)
     failed = [outcome for outcome in run_all(runs, options.jobs) if outcome.error]
     if not failed or any(finished(run) for run in everything if run.entry.name in study.arms):
-        finish(study, everything, out / study.name)
+        finish(study, everything, out / study.name, command_of(options))
     if failed:
         raise ValueError(
             f"{len(failed)} of {len(runs)} runs failed, the first is {failed[0].run}: {failed[0].error}; "
@@ -76,6 +79,15 @@ def make_parser(command: str) -> Parser:
     return parser
 
 
+def command_of(options: argparse.Namespace) -> str:
+    """What makes the same results again."""
+    given = [f"--config {path}" for path in options.config]
+    given += [f"--seeds {' '.join(map(str, options.seeds))}"] if options.seeds is not None else []
+    given += [f"--steps {options.steps}"] if options.steps is not None else []
+    given += [f"--devices {options.devices}"] if options.devices is not None else []
+    return " ".join(["unifluid study", options.file, *given])
+
+
 def show_plan(study: Study, runs: Sequence[Run], everything: Sequence[Run]) -> None:
     """Seconds are those of finished runs of the same arm here, or else of the results that come with the kit."""
     from rich.console import Console
@@ -86,7 +98,7 @@ def show_plan(study: Study, runs: Sequence[Run], everything: Sequence[Run]) -> N
     from unifluid.studies.runs import finished
 
     done = {run.folder: outcome.seconds for run in everything if (outcome := finished(run))}
-    known = committed_seconds(study)
+    known = committed_seconds(study, runs)
     for name in study.entries:
         if own := [done[run.folder] for run in everything if run.entry.name == name and run.folder in done]:
             known[name] = median(own)
@@ -105,9 +117,15 @@ def show_plan(study: Study, runs: Sequence[Run], everything: Sequence[Run]) -> N
     console.print(f"{len(runs)} runs, {finished_runs} done; left: {duration(left)}, one at a time{more}")
 
 
-def committed_seconds(study: Study) -> dict[str, float]:
+def committed_seconds(study: Study, runs: Sequence[Run]) -> dict[str, float]:
+    """Of entries that took as many steps there; none where the file is another's, or damaged."""
     path = study.path.parent.parent / "results" / study.name / "results.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.is_file() else {}
+    steps = {run.entry.name: run.steps for run in runs}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {name: float(found["seconds"][name]) for name, n in found["steps"].items() if n == steps.get(name, -1)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def link(study: Study, runs: Sequence[Run], out: Path) -> None:
@@ -120,10 +138,10 @@ def link(study: Study, runs: Sequence[Run], out: Path) -> None:
         place.symlink_to(Path(*[".."] * (len(place.relative_to(out).parts) - 1), run.folder.relative_to(out)))
 
 
-def finish(study: Study, runs: Sequence[Run], out: Path) -> None:
+def finish(study: Study, runs: Sequence[Run], out: Path, command: str) -> None:
     from unifluid.studies.results import FIGURE, PAGE, RESULTS, TABLE, collect, write
 
-    results = collect(study, runs)
+    results = collect(study, runs, command)
     write(results, out)
     show(results)
     print(*(out / name for name in (RESULTS, TABLE, FIGURE, PAGE)), sep="\n")

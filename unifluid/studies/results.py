@@ -25,6 +25,7 @@ RESULTS, TABLE, FIGURE, PAGE = "results.json", "README.md", "figure.svg", "repor
 @dataclass(frozen=True)
 class Results:
     study: Study
+    command: str  # that makes them again
     readings: dict[str, dict[str, dict[int, Reading]]]  # arm -> score -> seed -> reading
     findings: list[Finding]
     seconds: dict[str, float]  # of a run, by entry
@@ -46,13 +47,13 @@ class Results:
         }
 
 
-def collect(study: Study, runs: Sequence[Run]) -> Results:
+def collect(study: Study, runs: Sequence[Run], command: str) -> Results:
     """Of those runs that came to their end.
 
     Raises ValueError where no arm's did, and where a score is in none: of all arms, or none of the scores in any.
     """
-    done = [run for run in runs if (state := state_of(run)) and state["code"] == 0]
     states = {run.folder: state for run in runs if (state := state_of(run))}
+    done = [run for run in runs if run.folder in states and states[run.folder]["code"] == 0]
     own = [run for run in done if run.entry.name in study.arms]
     if not own:
         raise ValueError(f"{study.path}: no arm has come to its end")
@@ -70,6 +71,7 @@ def collect(study: Study, runs: Sequence[Run]) -> Results:
     names = dict.fromkeys(run.entry.name for run in done)
     return Results(
         study,
+        command,
         {arm: readings[arm] for arm in study.arms if arm in readings},
         findings,
         {name: median(states[r.folder]["seconds"] for r in done if r.entry.name == name) for name in names},
@@ -187,7 +189,7 @@ def as_json(results: Results) -> dict[str, Any]:
         **{"world": study.world, "verdict": results.verdict, "findings": findings, "arms": arms},
         **{"seeds": list(study.seeds), "steps": results.steps, "seconds": results.seconds},
         **{"failed": results.failed, "missing": results.missing, "commits": results.commits},
-        **{"date": f"{datetime.now(UTC):%Y-%m-%d}", "hardware": hardware()},
+        **{"command": results.command, "date": f"{datetime.now(UTC):%Y-%m-%d}", "hardware": hardware()},
     }
 
 
@@ -223,7 +225,7 @@ def as_markdown(results: Results) -> str:
     lines += [f"Not run: {', '.join(results.missing)}.", ""] if results.missing else []
     lines += [study.world, ""] if study.world else []
     commits = ", ".join(results.commits) or "unknown"
-    lines += [f"Made on {datetime.now(UTC):%Y-%m-%d} by `unifluid study {study.path}`, commit {commits}, {hardware()}."]
+    lines += [f"Made on {datetime.now(UTC):%Y-%m-%d} by `{results.command}`, commit {commits}, {hardware()}."]
     return "\n".join(lines) + "\n"
 
 

@@ -162,7 +162,8 @@ def _study(path: Path, found: dict[str, Any], overlays: list[str]) -> Study:
     if not isinstance(expect, list):
         raise ValueError(f"expect must be a list of what is expected, got {expect!r}")
     expected = tuple(_expectation(given, names, scores) for given in expect)
-    return Study(path.stem, path, *words, entries, names, _seeds(found), scores, expected, figure)
+    seeds = checked_seeds(found.get("seeds", [0, 1, 2]))
+    return Study(path.stem, path, *words, entries, names, seeds, scores, expected, figure)
 
 
 def _text(found: dict[str, Any], name: str) -> str:
@@ -186,8 +187,8 @@ def _list(found: dict[str, Any], name: str, what: str) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _seeds(found: dict[str, Any]) -> tuple[int, ...]:
-    seeds = found.get("seeds", [0, 1, 2])
+def checked_seeds(seeds: Any) -> tuple[int, ...]:
+    """Raises ValueError."""
     whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not whole or not 0 < len(set(seeds)) == len(seeds):
         raise ValueError(f"seeds must be a list of different whole numbers, none below 0, got {seeds!r}")
@@ -200,7 +201,7 @@ def _entry(name: str, given: Any, base: Entry | None = None, shared: bool = Fals
     if not isinstance(given, dict) or set(given) - allowed:
         raise ValueError(f"{name}: a run has {', '.join(sorted(allowed))}, got {given!r}")
     if not re.fullmatch(NAME, name):
-        raise ValueError(f"{name!r} names a folder: letters, digits and _ . = + - only, a letter or digit first")
+        raise ValueError(f"{name!r} names a folder: letters, digits, spaces, _ . = + - only, a letter or digit first")
     if (command := given.get("command", "fit")) not in COMMANDS:
         raise ValueError(f"{name}: command must be one of {', '.join(COMMANDS)}, got {command!r}")
     try:
