@@ -150,7 +150,7 @@ def test_the_plan_is_shown_before(made, tmp_path, capsys, monkeypatch):
     path = made / "width.yaml"
     assert main(study(path, "--dry-run")) == 0
     done = capsys.readouterr().out
-    for run in plan_runs(read_study(path), made / "out", (), (), 2)[:3]:  # tokenizer, both widths at seed 0
+    for run in plan_runs(read_study(path), made / "out", (), 2)[:3]:  # tokenizer, both widths at seed 0
         (line,) = [line for line in done.splitlines() if str(run.folder) in line]
         assert str(run) in line and "done" in line and " 2 " in line
     assert "5 runs, 5 done; left: 0" in done
