@@ -152,7 +152,8 @@ def _plain_svg(make: Callable[[], Any]) -> str:
 
     from matplotlib import rc_context
 
-    with rc_context({"svg.hashsalt": "study", "font.size": 9, "axes.grid": True, "grid.alpha": 0.25}):
+    look = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.25}
+    with rc_context({"svg.hashsalt": "study", "svg.fonttype": "none"} | look):
         file = io.StringIO()
         make().savefig(file, format="svg", metadata={"Date": None})
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
