@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,9 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 
+from callbacks import records
 from callbacks.blocks import Outcome, file_name
+from callbacks.ema import Weights
 from callbacks.evaluator import FirstItems
 from callbacks.geneval import DEFAULT_SAMPLING
 from callbacks.sheet import save
@@ -41,7 +42,7 @@ class PredictionSettings(Recorded):
     n: int | None = 1000
     images: ImageSampling = DEFAULT_SAMPLING
     texts: TextSampling = GREEDY
-    weights: str = "ema"
+    weights: Weights = "ema"
 
 
 class Predictions(FirstItems):
@@ -57,11 +58,9 @@ class Predictions(FirstItems):
         sampling = settings.texts if dataset.task in TEXT_TASKS else settings.images
         n = None if settings.n is None else min(settings.n, len(dataset))
         super().__init__(dataset, prefix, sampling, n, weights=settings.weights, show=0)
-        self.settings = settings
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._folder = Path(trainer.default_root_dir) / FOLDER
-        (self._folder / file_name(self.prefix)).mkdir(parents=True, exist_ok=True)
 
     def judge(
         self, module: L.LightningModule, items: list[Example], indices: list[int], progress: Progress
@@ -84,12 +83,7 @@ class Predictions(FirstItems):
 
     def write(self, folder: Path, name: str, outcomes: list[Outcome]) -> None:
         path = self._folder / f"{name}.jsonl"
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text("".join(json.dumps(o, ensure_ascii=False) + "\n" for o in outcomes), encoding="utf-8")
-        os.replace(partial, path)
-        pictures = self._folder / name
-        if not any(pictures.iterdir()):
-            pictures.rmdir()
+        records.write(path, "".join(json.dumps(outcome, ensure_ascii=False) + "\n" for outcome in outcomes))
         rank_zero_info(f"{len(outcomes)} predictions in {path}")
 
 

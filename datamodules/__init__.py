@@ -14,8 +14,8 @@ from datamodules.text_only import TextOnly
 from datamodules.transforms import CentreCrop, Flips, Moves
 
 __all__ = [
-    "Best",
     "VQA",
+    "Best",
     "CachedMoments",
     "CentreCrop",
     "CocoCaptions",

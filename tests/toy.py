@@ -86,3 +86,16 @@ def make_data(**options):
     """Every task of the synthetic shapes, two rows of each in a step."""
     streams = {task: Stream(Shapes(task), rows=2) for task in TASKS}
     return Mixture(streams, {"generate": Shapes("generate", split="val")}, validation_examples=4, **options)
+
+
+def replace_drawing(monkeypatch, callback, picture):
+    """In the module `callback` of evaluations, `picture(i, example)` is drawn for image i, in place of the model's
+    drawing; gives the calls."""
+    calls = []
+
+    def generate_images(model, formatter, examples, sampling, seed, indices, progress):
+        calls.append((examples, sampling, seed, indices))
+        return torch.stack([picture(i, example) for i, example in zip(indices, examples, strict=True)])
+
+    monkeypatch.setattr(callback, "generate_images", generate_images)
+    return calls

@@ -152,7 +152,9 @@ def unpack_model(
     Raises ValueError naming the first setting in which the two differ; Lightning alone would say nothing. An evaluation
     compares what the weights belong to (`parts_only`): the parts of the model, not how they were trained or are drawn.
     """
-    here, there = describe(module), _with_defaults(module, _stored_config(checkpoint, "the checkpoint"))
+    here, there = describe(module), _stored_config(checkpoint, "the checkpoint")
+    if here["class_path"] == there["class_path"]:
+        there = _with_defaults(module, there)
     if parts_only:
         here, there = ({**config, "init_args": _of_weights(module, config)} for config in (here, there))
     for name in FREE:
@@ -176,8 +178,6 @@ def unpack_model(
 
 def _with_defaults(module: L.LightningModule, stored: Config) -> Config:
     """Settings that are newer than the checkpoint had their default's effect in it."""
-    if stored["class_path"] != describe(module)["class_path"]:
-        return stored
     parameters = inspect.signature(type(module)).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     return {**stored, "init_args": defaults | stored["init_args"]}

@@ -1,10 +1,11 @@
 """Perfect edits score 1, sources as they were 0; what is reported is what was judged."""
 
+import functools
 import json
 
 import pytest
 import torch
-from toy import make_data, make_module, make_trainer
+from toy import make_data, make_module, make_trainer, replace_drawing
 
 from callbacks import edits
 from callbacks.edits import EditAccuracy
@@ -25,19 +26,7 @@ class Unjudged(Shapes):
 
 @pytest.fixture
 def draw(monkeypatch):
-    """Replaces the model's drawing: `draw(picture)` has `picture(i, example)` drawn for image i; gives the calls."""
-
-    def install(picture):
-        calls = []
-
-        def generate_images(model, formatter, examples, sampling, seed, indices, progress):
-            calls.append((examples, sampling, seed, indices))
-            return torch.stack([picture(i, example) for i, example in zip(indices, examples, strict=True)])
-
-        monkeypatch.setattr(edits, "generate_images", generate_images)
-        return calls
-
-    return install
+    return functools.partial(replace_drawing, monkeypatch, edits)
 
 
 def scores_of(tmp_path, dataset=EXAMPLES, **options):

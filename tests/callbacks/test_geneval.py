@@ -1,10 +1,10 @@
 """Perfect pictures score 1, pictures of other prompts hardly anything; every image is drawn from its own index."""
 
+import functools
 import json
 
 import pytest
-import torch
-from toy import make_data, make_module, make_trainer
+from toy import make_data, make_module, make_trainer, replace_drawing
 
 from callbacks import geneval
 from callbacks.geneval import GenEval
@@ -19,19 +19,7 @@ PROMPTS = Shapes("generate", split="val")
 
 @pytest.fixture
 def draw(monkeypatch):
-    """Replaces the model's drawing: `draw(picture)` has `picture(i, example)` drawn for image i; gives the calls."""
-
-    def install(picture):
-        calls = []
-
-        def generate_images(model, formatter, examples, sampling, seed, indices, progress):
-            calls.append((examples, sampling, seed, indices))
-            return torch.stack([picture(i, example) for i, example in zip(indices, examples, strict=True)])
-
-        monkeypatch.setattr(geneval, "generate_images", generate_images)
-        return calls
-
-    return install
+    return functools.partial(replace_drawing, monkeypatch, geneval)
 
 
 def scores_of(tmp_path, **options):

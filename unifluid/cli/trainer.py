@@ -34,6 +34,7 @@ EXPECTED = (
     r".*does not have many workers",
     r".*treespec, LeafSpec",
     r".*in eval mode at the start of training",  # the image tokenizer is frozen
+    r".*is not supported by the model summary",  # of megabytes in mixed precision, which are those of fp32
     r".*your dataloader is not resumable",  # its rows are a function of the step
 )
 SEEDS = ("model.init_args.seed", "data.init_args.seed")
@@ -161,11 +162,11 @@ class CLI(LightningCLI):
 
     def predict(self, ckpt_path: str | None = None, **_: Any) -> None:
         """What the model makes of the validation sets: a test in which nothing is scored."""
-        self.trainer.ckpt_path, datamodule = self._checkpoint(ckpt_path), self.datamodule
+        self.trainer.ckpt_path = self._checkpoint(ckpt_path)
         kept = [callback for callback in self.trainer.callbacks if not isinstance(callback, Scheduled)]
-        self.trainer.callbacks = [*kept, *predictions(datamodule, self._get(self.config_init, "predictions"))]
+        self.trainer.callbacks = [*kept, *predictions(self.datamodule, self._get(self.config_init, "predictions"))]
         self.trainer.limit_test_batches = 1
-        self.trainer.test(self.model, datamodule, verbose=False)
+        self.trainer.test(self.model, self.datamodule, verbose=False)
 
     def _check_measured(self, batches: list[int | float]) -> None:
         """Lightning passes over an evaluation without data, and the scores that callbacks take after it, in silence."""

@@ -15,14 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Estimates = Mapping[str, Mapping[str, Estimate]]  # arm -> score -> estimate
+Curves = Mapping[str, Mapping[str, Sequence[Curve]]]  # arm -> loss -> one for each seed
 BARS = {"fmt": "o", "markersize": 4, "capsize": 2, "linewidth": 1.2}
 PANEL = 2.9  # inches wide
 LINE = 0.3  # inches an arm takes, or a line of the legend
 LEGEND = 3  # entries side by side
 CROWDED = 4  # curves; the bars of more would hide each other
-
-
-Curves = Mapping[str, Mapping[str, Sequence[Curve]]]  # arm -> loss -> one for each seed
 
 
 def draw(study: Study, found: Estimates, curves: Curves) -> Figure:

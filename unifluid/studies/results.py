@@ -13,10 +13,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from unifluid.report.runs import LOSSES, Curve, read_run
+from unifluid.report.runs import LOSSES, SCORES, Curve, read_results, read_run, read_scores
+from unifluid.report.runs import RESULTS as EVALUATIONS
 from unifluid.studies.compare import Estimate, Finding, Reading, Verdict, compare, estimate, overall
 from unifluid.studies.plan import Run
-from unifluid.studies.runs import state_of
+from unifluid.studies.runs import put, state_of
 from unifluid.studies.study import Study
 
 RESULTS, TABLE, FIGURE, PAGE = "results.json", "README.md", "figure.svg", "report.html"
@@ -63,7 +64,7 @@ def collect(study: Study, runs: Sequence[Run], command: str) -> Results:
             readings.setdefault(run.entry.name, {}).setdefault(score, {})[run.seed] = reading
     absent = [score for score in study.scores if not any(score in scores for scores in readings.values())]
     if absent and (not readings or {run.entry.name for run in own} == set(study.arms)):
-        raise ValueError(f"{study.path}: no run has a score {absent[0]!r}; see {own[0].folder / 'scores.json'}")
+        raise ValueError(f"{study.path}: no run has a score {absent[0]!r}; see {own[0].folder / SCORES}")
     findings = [
         compare(e, readings.get(e.of, {}).get(e.score, {}), readings.get(e.than, {}).get(e.score, {}))
         for e in study.expect
@@ -85,13 +86,12 @@ def collect(study: Study, runs: Sequence[Run], command: str) -> Results:
 
 def _readings(folder: Path, scores: Iterable[str]) -> dict[str, Reading]:
     """Scores of a run, or the last values of its losses."""
-    path = folder / "scores.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found = read_scores(folder / SCORES)
     losses = read_run(folder, "", "").losses if any(key.startswith(LOSSES) for key in scores) else {}
     readings = {}
     for key in scores:
         if isinstance(found.get(key), int | float):
-            readings[key] = Reading(float(found[key]), _items(folder / "results", key))
+            readings[key] = Reading(float(found[key]), _items(folder / EVALUATIONS, key))
         elif key in losses:
             readings[key] = Reading(losses[key].values[-1])
     return readings
@@ -115,8 +115,7 @@ def _curves(folders: Iterable[Path], tags: Iterable[str]) -> dict[str, list[Curv
 
 
 def _commits(folder: Path) -> set[str]:
-    lines = [line for path in (folder / "results").glob("*.jsonl") for line in path.read_text("utf-8").splitlines()]
-    return {entry["commit"] for entry in map(json.loads, lines) if entry.get("commit")}
+    return {line["commit"] for line in read_results(folder / EVALUATIONS) if line.get("commit")}
 
 
 # -- files ------------------------------------------------------------------------------------------------------
@@ -157,12 +156,6 @@ def _plain_svg(make: Callable[[], Any]) -> str:
         file = io.StringIO()
         make().savefig(file, format="svg", metadata={"Date": None})
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
-
-
-def put(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def as_json(results: Results) -> dict[str, Any]:

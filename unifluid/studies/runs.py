@@ -175,9 +175,14 @@ class _Process:
     def _write(self, code: int | None = None, error: str | None = None) -> None:
         state = {"run": str(self.run), "args": self.run.args, "process": self._process.pid}
         state |= {"code": code, "error": error, "seconds": round(self._seconds, 1)}
-        partial = self.run.folder / f".{STATE}.partial"
-        partial.write_text(json.dumps(state, indent=2), encoding="utf-8")
-        os.replace(partial, self.run.folder / STATE)
+        put(self.run.folder / STATE, json.dumps(state, indent=2))
+
+
+def put(path: Path, text: str) -> None:
+    """A file, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def state_of(run: Run) -> dict[str, Any] | None:
