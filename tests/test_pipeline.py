@@ -105,3 +105,14 @@ def test_progress_reaches_the_end(pipeline):
     pipeline.generate(["a", "b", "c"], steps=1, batch_size=2, progress=lambda done, of: seen.append((done, of)))
     assert seen == sorted(seen)
     assert seen[-1] == (3, 3)
+
+
+def test_a_picture_can_be_watched_as_it_is_drawn(pipeline):
+    seen = []
+    (drawn,) = pipeline.generate(
+        "a dog", steps=2, order="raster", watch=lambda pictures: seen.append(array(pictures[0]))
+    )
+    patches = [(picture == 232).all(-1).mean() for picture in seen]
+    assert len(seen) == pipeline.module.model.image_tokenizer.num_tokens
+    assert patches == sorted(patches, reverse=True) and patches[0] > 0.5
+    assert (seen[-1] == array(drawn)).all()

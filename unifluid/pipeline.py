@@ -7,18 +7,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from datamodules.images import read_image, to_tensor
 from unifluid.checkpoints import Weights, read
 from unifluid.configs import ALLOWED
-from unifluid.decoding.images import ImageSampling, generate_images
+from unifluid.decoding.images import ImageSampling, decode, generate_images
 from unifluid.decoding.prefix import Progress
 from unifluid.decoding.text import TextSampling, generate_text
 from unifluid.modules.unifluid import UniFluid
@@ -27,6 +28,8 @@ from unifluid.sequence import Example
 File = str | Path | Image.Image | Tensor  # a file, an open picture, or uint8 (3, H, W)
 Picture = File | tuple[File, ...]  # a tuple, in a list of pictures: looked at together
 Precision = Literal["32-true", "bf16-mixed"]
+PictureWatch = Callable[[list[Image.Image]], None]  # the pictures of a batch after every token, as far as drawn
+GREY = torch.tensor(232, dtype=torch.uint8)
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -79,7 +82,7 @@ class Pipeline:
 
     Keyword arguments `sampling` are those of `ImageSampling` (steps, guidance, order, …) for pictures and of
     `TextSampling` (beams, temperature, …) for text. Result i is a function of (seed, indices[i]) and its input;
-    `indices` default to 0, 1, …
+    `indices` default to 0, 1, …; `watch` is shown the pictures of a batch after every token.
     """
 
     def __init__(self, module: UniFluid, weights: Weights = "raw", precision: Precision = "32-true"):
@@ -91,11 +94,12 @@ class Pipeline:
         seed: int = 0,
         indices: Sequence[int] | None = None,
         progress: Progress | None = None,
+        watch: PictureWatch | None = None,
         **sampling: Any,
     ) -> list[Image.Image]:
         """One picture for each prompt."""
         examples = [Example(str(i), "generate", prompt=p) for i, p in enumerate(_texts(prompts, "prompt"))]
-        return self._draw(examples, seed, indices, progress, sampling)
+        return self._draw(examples, seed, indices, progress, watch, sampling)
 
     def edit(
         self,
@@ -104,12 +108,13 @@ class Pipeline:
         seed: int = 0,
         indices: Sequence[int] | None = None,
         progress: Progress | None = None,
+        watch: PictureWatch | None = None,
         **sampling: Any,
     ) -> list[Image.Image]:
         """Each picture changed by its instruction; one picture or one instruction serves all of the other."""
         pairs = _pairs(_pictures(images), _texts(instructions, "instruction"))
         examples = [Example(str(i), "edit", image=x, instruction=t) for i, (x, t) in enumerate(pairs)]
-        return self._draw(examples, seed, indices, progress, sampling)
+        return self._draw(examples, seed, indices, progress, watch, sampling)
 
     def caption(
         self,
@@ -144,12 +149,19 @@ class Pipeline:
         seed: int,
         indices: Sequence[int] | None,
         progress: Progress | None,
+        watch: PictureWatch | None,
         sampling: dict[str, Any],
     ) -> list[Image.Image]:
         arguments = (self.module.model, self.module.formatter, examples, ImageSampling(**sampling), seed)
+        seen = None if watch is None else lambda tokens, drawn: watch(self._so_far(tokens, drawn))
         with self._autocast():
-            images = generate_images(*arguments, indices and list(indices), progress)
-        return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+            return _open(generate_images(*arguments, indices and list(indices), progress, seen))
+
+    def _so_far(self, tokens: Tensor, drawn: Tensor) -> list[Image.Image]:
+        """Pictures half drawn: tokens (M, N, d) decoded, and grey where `drawn` (M, N) says that there is none yet."""
+        images, grid = decode(self.module.model, tokens), self.module.model.image_tokenizer.grid
+        shown = interpolate(drawn.float().view(len(drawn), 1, *grid), images.shape[-2:]).cpu()
+        return _open(torch.where(shown > 0, images.cpu(), GREY))
 
     def _write(
         self,
@@ -165,6 +177,10 @@ class Pipeline:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.module.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
+
+
+def _open(images: Tensor) -> list[Image.Image]:
+    return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
 
 
 def _texts(texts: str | Sequence[str], what: str) -> list[str]:

@@ -17,6 +17,8 @@ from unifluid.decoding.prefix import Progress, inference, prefill
 from unifluid.model import UniFluidModel
 from unifluid.sequence import Example, Formatter, Order, make_order, to_uint8
 
+Watch = Callable[[Tensor, Tensor], None]  # image tokens (M, N, d) of a batch, row-major; which are drawn (M, N)
+
 
 @dataclass(frozen=True)
 class ImageSampling:
@@ -68,11 +70,13 @@ def generate_images(
     seed: int,
     indices: list[int] | None = None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Draw the prompts, or follow the edit instructions, of `examples` -> uint8 images (n, 3, H, W) on the CPU.
 
     Image i is a function of (seed, indices[i]) and its example, whatever is drawn beside it; `indices`: default 0, 1, …
-    Runs on the model's device, in the caller's autocast; pixels are decoded in full precision.
+    `watch` is told of the tokens as they come, zeros where none is yet. Runs on the model's device, in the caller's
+    autocast; pixels are decoded in full precision.
     """
     n, candidates = len(examples), sampling.candidates
     indices = list(range(n)) if indices is None else indices
@@ -85,7 +89,7 @@ def generate_images(
                 progress((k * n + done) / candidates, n)
 
         own = randomness.derive(seed, "candidate", k) if k else seed
-        return _draw(model, formatter, examples, sampling, own, indices, report)
+        return _draw(model, formatter, examples, sampling, own, indices, report, watch)
 
     best = drawn(0)
     if candidates == 1:
@@ -108,6 +112,7 @@ def _draw(
     seed: int,
     indices: list[int],
     progress: Progress,
+    watch: Watch | None,
 ) -> Tensor:
     """One image for each example, (n, 3, H, W) uint8 on the CPU, a batch at a time."""
     n, size = len(examples), model.image_tokenizer.image_size
@@ -119,10 +124,15 @@ def _draw(
             def report(done: float, start: int = start) -> None:
                 progress(start + done, n)
 
-            tokens = _generate_tokens(model, formatter, examples[part], sampling, seed, indices[part], report)
-            with torch.autocast(tokens.device.type, enabled=False):
-                images[part] = to_uint8(model.image_tokenizer.decode(tokens.float()))
+            tokens = _generate_tokens(model, formatter, examples[part], sampling, seed, indices[part], report, watch)
+            images[part] = decode(model, tokens)
     return images
+
+
+def decode(model: UniFluidModel, tokens: Tensor) -> Tensor:
+    """Image tokens (M, N, d), row-major -> uint8 images (M, 3, H, W), in full precision."""
+    with torch.inference_mode(), torch.autocast(tokens.device.type, enabled=False):
+        return to_uint8(model.image_tokenizer.decode(tokens.float()))
 
 
 def _generate_tokens(
@@ -133,6 +143,7 @@ def _generate_tokens(
     seed: int,
     indices: list[int],
     report: Callable[[float], None],
+    watch: Watch | None,
 ) -> Tensor:
     """Image tokens (M, N, d), row-major, of one batch of M examples. Nothing in the loop waits for the device."""
     n, d, m = model.image_tokenizer.num_tokens, model.image_tokenizer.token_dim, len(examples)
@@ -144,12 +155,16 @@ def _generate_tokens(
     chosen = formatter.order if sampling.order is None else sampling.order
     order = torch.stack([make_order(chosen, n, randomness.generator(seed, "order", i)) for i in indices])
     order, weights = order.to(device), weights.to(device)[..., None].expand(-1, -1, m)
-    drawn: list[Tensor] = []
+    tokens, done = torch.zeros(m, n, d, device=device), torch.zeros(m, n, dtype=torch.bool, device=device)
+    token = None
     for k in range(n):
-        x = model.next_inputs(order, k, drawn[-1] if drawn else None)
+        x = model.next_inputs(order, k, token)
         h = model.backbone(x.repeat(len(branches), 1, 1), cache.layout, cache)
         noise = randomness.normal(seed, indices, f"place/{k}", sampling.steps + 1, d, device=device).transpose(0, 1)
-        drawn.append(model.image_head.sample(h.view(len(branches), m, -1), noise, weights[k], sampling.temperature))
+        token = model.image_head.sample(h.view(len(branches), m, -1), noise, weights[k], sampling.temperature)
+        place = order[:, k, None]
+        tokens.scatter_(1, place[..., None].expand(-1, -1, d), token[:, None].to(tokens.dtype))
         report(m * (k + 1) / n)
-    ordered = torch.stack(drawn, dim=1)
-    return torch.empty_like(ordered).scatter_(1, order[..., None].expand_as(ordered), ordered)
+        if watch is not None:
+            watch(tokens, done.scatter_(1, place, True))
+    return tokens
