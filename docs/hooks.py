@@ -1,6 +1,6 @@
 """Pages link to files of the repository as on disk (`../experiments/NOTES.md`); the site takes those files in.
 
-Markdown becomes a page, anything else is copied; both keep their place, so `experiments/NOTES.md` is experiments/NOTES.html.
+Markdown becomes a page, anything else is copied. Both keep their place: experiments/NOTES.md is experiments/NOTES.html.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stand-ins for the models that README and docs speak of, so that what they say can be tried word for word in seconds."""
+"""Stand-ins for the models that README and docs speak of: what they say is tried word for word, in seconds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def write_checkpoint(path: Path) -> None:
-    """A model in the shape of the default run's, tiny and untrained: 32 px, 16 tokens, words of the synthetic scenes."""
+    """A model in the shape of the default run's, tiny and untrained: 32 px, 16 tokens, the words of the scenes."""
     torch.manual_seed(0)
     module = UniFluid(
         functools.partial(Decoder, width=16, depth=2, heads=2),
