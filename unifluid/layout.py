@@ -16,8 +16,10 @@ from torch import Tensor
 class Layout:
     """What attention needs to know of rows of L positions.
 
-    segments (B, L): 1, 2, … within a row, 0 for padding · prefix (B, L): True where the position belongs to its
-    segment's bidirectional prefix · positions (B, L): 0, 1, … from each segment's start.
+    Args:
+        segments: (B, L), 1, 2, … within a row, 0 for padding.
+        prefix: (B, L), True where the position belongs to its segment's bidirectional prefix.
+        positions: (B, L), 0, 1, … from each segment's start.
     """
 
     segments: Tensor
