@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import runpy
+import shlex
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -31,10 +32,14 @@ DEMO = ["--config", str(ROOT / "experiments/demo.yaml")]
 CONTRACTS = ROOT / "tests/contracts"
 
 
-def blocks(page: str, kind: str) -> dict[str, str]:
+def page(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8").replace("\\\n", " ")
+
+
+def blocks(name: str, kind: str) -> dict[str, str]:
     """Code of one kind on a page, by its title or number."""
-    found = BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))
-    return {title or str(i): code for i, (name, title, code) in enumerate(found) if name == kind}
+    found = BLOCK.findall(page(name))
+    return {title or str(i): code for i, (language, title, code) in enumerate(found) if language == kind}
 
 
 # -- the site -------------------------------------------------------------------------------------------------------
@@ -174,6 +179,19 @@ def test_swapped_parts_train(together, written, tmp_path, monkeypatch):
     assert Image.open("out/00000.png").size == (32, 32)
 
 
+def test_commands_beside_the_examples_run(written, tmp_path, monkeypatch, capsys):
+    """Those that look at data or an image tokenizer before anything is trained, word for word."""
+    monkeypatch.chdir(tmp_path)
+    Path("data/own/images").mkdir(parents=True)
+    Image.new("RGB", (40, 30), "red").save("data/own/images/cat.png")
+    lines = re.findall(r"^ {4}PYTHONPATH=\. unifluid ((?:data|reconstruct) .+)$", page("swap.md"), re.MULTILINE)
+    for line in lines:
+        assert main(shlex.split(line)) == 0, capsys.readouterr().err
+    assert len(lines) == 2
+    shown = capsys.readouterr().out
+    assert "123" in shown and "dB" in shown, shown  # examples of clocks; how well a red picture is kept
+
+
 @pytest.mark.parametrize(
     ("name", "build", "contract", "tests"),
     [
@@ -236,12 +254,20 @@ def test_a_clock_says_the_time(written):
 # -- other code -----------------------------------------------------------------------------------------------------
 
 
-def test_rows_of_own_pictures_are_rows(tmp_path):
+def test_rows_of_own_pictures_are_rows(tmp_path, monkeypatch, capsys):
     (code,) = blocks("own_pictures.md", "json").values()
     tasks = [json.loads(line)["task"] for line in code.splitlines()]
     assert set(tasks) == set(TASKS)
     for line, task in zip(code.splitlines(), tasks, strict=True):
         assert parse(line.encode(), task, "0")
+    monkeypatch.chdir(tmp_path)
+    Path("data/own/images").mkdir(parents=True)
+    for name in ("cat", "dog"):
+        Image.new("RGB", (40, 30), "red").save(f"data/own/images/{name}.png")
+    Path("data/own/train.jsonl").write_text(code)
+    (check,) = re.findall(r"^ {4}unifluid (data check .+)$", page("own_pictures.md"), re.MULTILINE)
+    assert main(shlex.split(check)) == 0
+    assert "1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", ["evaluate.md", "pretrained.md"])
