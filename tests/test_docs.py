@@ -17,6 +17,7 @@ from types import ModuleType
 import pytest
 import torch
 import yaml
+from browser import chromium
 from PIL import Image
 
 from datamodules.formats.jsonl import parse
@@ -93,6 +94,15 @@ def test_a_reader_asks_nobody_for_anything(site):
         assert not [url for url in requests.found if re.match(r"(https?:)?//", url)], page
     for style in site.rglob("*.css"):
         assert not re.search(r"url\(['\"]?(https?:)?//", style.read_text(encoding="utf-8")), style
+
+
+def test_a_browser_finds_all_it_needs_in_the_folder(site):
+    with chromium() as seen:
+        for name in ("index", "how_it_works", "reference"):
+            seen.page.goto((site / f"{name}.html").as_uri())
+            assert seen.broken_pictures() == []
+        assert (seen.errors, seen.failed) == ([], [])
+        assert {url.partition(":")[0] for url in seen.requested} <= {"file", "data", "blob"}
 
 
 def test_the_reference_has_what_is_public(site):
