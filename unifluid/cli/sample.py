@@ -24,7 +24,17 @@ DESCRIPTIONS = {
     "edit": "Change pictures by instructions.",
 }
 # Left out, these are what ImageSampling and TextSampling say.
-IMAGE_OPTIONS = ("steps", "guidance", "schedule", "source_guidance", "temperature", "order", "batch_size", "candidates")
+IMAGE_OPTIONS = (
+    "steps",
+    "guidance",
+    "schedule",
+    "source_guidance",
+    "temperature",
+    "order",
+    "batch_size",
+    "candidates",
+    "int8",
+)
 TEXT_OPTIONS = ("beams", "temperature", "top_p", "max_tokens", "batch_size")
 GRID = 64  # pictures at most in grid.png
 
@@ -90,6 +100,9 @@ def _add_image_options(how: argparse._ArgumentGroup, command: str) -> None:
     if command == "edit":
         how.add_argument("--source-guidance", type=float, help="scale for the source picture, apart (as --guidance)")
     how.add_argument("--temperature", type=float, help="of the head's step noise (1)")
+    how.add_argument(
+        "--int8", action="store_true", default=None, help="large matrices in 8 bits: faster on a CPU, coarser"
+    )
     how.add_argument("--order", type=_order, help="random, raster, or a permutation such as 3,1,0,2 (as trained)")
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from unifluid import randomness
 from unifluid.decoding.guidance import SCHEDULES, Schedule, branch_weights
 from unifluid.decoding.likelihood import likelihood_of_prompts
+from unifluid.decoding.packed import packed
 from unifluid.decoding.prefix import Progress, inference, prefill
 from unifluid.model import UniFluidModel
 from unifluid.sequence import Example, Formatter, Order, make_order, to_uint8
@@ -36,6 +37,7 @@ class ImageSampling:
         candidates: images drawn for each prompt, of which the one is kept from which the model itself would best read
             the prompt back (log-likelihood as a caption). The first of them is what would be drawn without.
         candidates_prompt: what captions are asked for with, in that reading.
+        int8: on a CPU, large matrices of backbone and image head in 8 bits: several times faster, a little coarser.
     """
 
     steps: int = 100
@@ -47,6 +49,7 @@ class ImageSampling:
     batch_size: int = 64
     candidates: int = 1
     candidates_prompt: str = "caption en"
+    int8: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "candidates"):
@@ -117,7 +120,7 @@ def _draw(
     """One image for each example, (n, 3, H, W) uint8 on the CPU, a batch at a time."""
     n, size = len(examples), model.image_tokenizer.image_size
     images = torch.empty(n, 3, size, size, dtype=torch.uint8)  # made outside inference mode, so that callers may write
-    with inference(model):
+    with inference(model), packed(model.backbone, model.image_head, int8=sampling.int8):
         for start in range(0, n, sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unifluid import randomness
+from unifluid.decoding.packed import packed
 from unifluid.decoding.prefix import Progress, inference, prefill
 from unifluid.model import UniFluidModel
 from unifluid.sequence import Example, Formatter, Segment
@@ -58,7 +59,7 @@ def generate_text(
     """
     indices = list(range(len(examples))) if indices is None else indices
     texts: list[str] = []
-    with inference(model):
+    with inference(model), packed(model.backbone):
         for start in range(0, len(examples), sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
             prompts = [formatter.prompt(example) for example in examples[part]]
