@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
+
+from unifluid.interfaces import Interval
 
 FREQUENCIES = 128
 MATMUL_ROWS = 512  # more rows make no matmul faster per row, only the modulations larger
@@ -104,3 +107,25 @@ class AdaLNMLP(nn.Module):
         for chunk in times.split(steps):
             parts = self.modulations(chunk[:, None, None] + condition)
             yield from zip(*(zip(*(p.unbind() for p in part), strict=True) for part in parts), strict=True)
+
+    def guided(
+        self, t: Tensor, z: Tensor, weights: Tensor, interval: Interval
+    ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """A function whose k-th call gives the predictions (G, M, out) of step t[k] and their weights (G, M, 1).
+
+        Within `interval`, a share of the steps, all branches count; elsewhere the condition alone is computed.
+        """
+        start, stop = (round(share * len(t)) for share in interval)
+        alone, one = z[:1], torch.ones_like(weights[:1])
+        parts = ((t[:start], alone, one), (t[start:stop], z, weights), (t[stop:], alone, one))
+        steps = chain.from_iterable(
+            ((modulations, w[..., None]) for modulations in self.trajectory(part, branches))
+            for part, branches, w in parts
+            if len(part)
+        )
+
+        def predict(x: Tensor) -> tuple[Tensor, Tensor]:
+            modulations, w = next(steps)
+            return self.transform(x, modulations), w
+
+        return predict
