@@ -266,7 +266,7 @@ def test_second_order_of_gaussian_data(shift, inner):
         mean, std = mean_and_std(flow_samples(samplers.sample_second_order, times))
         errors.append(torch.cat([std - STDS, mean - MEANS]).abs())
     assert (errors[1] < 1e-2).all()
-    assert (errors[1] <= 0.3 * errors[0] + 1e-6).all()  # a quarter and a little: second order in the step
+    assert errors[1].max() <= 0.3 * errors[0].max()  # a quarter and a little: second order in the step
 
 
 def test_an_odd_last_step_is_eulers():
