@@ -151,7 +151,7 @@ def interleaved(clocks: dict[str, Clock], repeats: int) -> dict[str, list[float]
 
 
 def difference(made: Tensor, expected: Tensor) -> float:
-    """Largest difference relative to the largest value expected; infinite where shapes differ or values are not finite."""
+    """Largest difference relative to the largest value expected; infinite where shapes differ or for NaN."""
     if made.shape != expected.shape:
         return float("inf")
     made, expected = made.double(), expected.double()

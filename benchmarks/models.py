@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import torch
@@ -112,9 +111,10 @@ def make_formatter(model: UniFluidModel, **overrides: object) -> Formatter:
 def prompts(n: int, length: int, spread: int = 0, vocabulary: int = VOCABULARY) -> list[Example]:
     """`n` prompts whose prefixes have `length` positions, control ids counted; `spread` makes them up to so much
     shorter, in turn."""
-    draw = functools.partial(torch.randint, 4, vocabulary, generator=torch.Generator().manual_seed(0))
-    lengths = [length - 2 - (i * spread // max(n - 1, 1)) for i in range(n)]
-    return [
-        Example(str(i), "generate", prompt=" ".join(map(str, draw((count,)).tolist())))
-        for i, count in enumerate(lengths)
-    ]
+    generator = torch.Generator().manual_seed(0)
+    examples = []
+    for i in range(n):
+        count = length - 2 - i * spread // max(n - 1, 1)
+        ids = torch.randint(4, vocabulary, (count,), generator=generator).tolist()
+        examples.append(Example(str(i), "generate", prompt=" ".join(map(str, ids))))
+    return examples
