@@ -15,11 +15,13 @@ import torch
 from benchmarks.harness import Bench, main
 from benchmarks.models import make_head
 from benchmarks.textbook import DiffusionLoop, FlowLoop
+from unifluid.decoding.packed import packed
 from unifluid.heads import DiffusionMLP, FlowMLP
 from unifluid.interfaces import ImageHead
 
 MAR_STEPS, GUIDANCE = 100, 2.9
 TOLERANCES = {"fp32": 1e-4, "bf16": 2e-2}  # of whole trajectories
+EIGHT_BITS = {"fp32": 0.2}  # an option that says it is coarser: its error is shown
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,15 @@ class Case:
     tolerances: dict[str, float] = field(default_factory=lambda: TOLERANCES)
     options: dict[str, Any] = field(default_factory=dict)
     precisions: tuple[str, ...] = ("fp32", "bf16")
+    int8: bool = False
 
 
 # To measure another option of a head, add a line.
 CASES = (
     Case("diffusion, 100 steps", DiffusionMLP, 100, DiffusionLoop),
+    Case("diffusion, 100 steps, int8", DiffusionMLP, 100, DiffusionLoop, EIGHT_BITS, precisions=("fp32",), int8=True),
     Case("flow, 25 steps", FlowMLP, 25, FlowLoop),
+    Case("flow, 25 steps, int8", FlowMLP, 25, FlowLoop, EIGHT_BITS, precisions=("fp32",), int8=True),
 )
 
 
@@ -64,7 +69,8 @@ def measure(bench: Bench, name: str, case: Case, batch: int, precision: str) -> 
         torch.randn(n + 1, batch, head.token_dim, generator=generator.manual_seed(1)) for n in (steps, mar_steps)
     )
     weights = torch.tensor([[GUIDANCE], [1 - GUIDANCE]]).expand(-1, batch)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    with torch.inference_mode(), autocast, packed(head, int8=case.int8):
         bench.compare(
             name,
             ours=lambda: head.sample(z, noise, weights),
