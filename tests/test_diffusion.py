@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from unifluid import diffusion
+from unifluid import diffusion, samplers
 from unifluid.diffusion import Rates
 
 T = 1000
@@ -166,7 +166,7 @@ def gaussian_diffusion(schedule: diffusion.Schedule, temperature: float = 1.0) -
             return eps, torch.zeros_like(x)  # the step whose mean is returned: its variance is not used
         return eps, 2 * (variance.log() - math.log(beta_tilde)) / math.log(beta / beta_tilde) - 1 + 0 * x
 
-    return diffusion.sample_diffusion(predict, unit_noise(len(bars)), schedule, temperature)
+    return samplers.sample_diffusion(predict, unit_noise(len(bars)), schedule, temperature)
 
 
 @pytest.mark.parametrize("steps", [1000, 100, 10])
@@ -186,6 +186,41 @@ def test_ancestral_temperature_scales_the_step_noise_only():
     torch.testing.assert_close(plain[-1], plain[0])  # no noise at the last step
 
 
+def toy_eps(x: Tensor, alpha_bar: float) -> Tensor:
+    """Some smooth ε of x."""
+    return math.sqrt(1 - alpha_bar) * (x - 0.3) / (0.5 * alpha_bar + 1 - alpha_bar)
+
+
+@pytest.mark.parametrize("steps", [2, 10, 50])
+def test_dpm_solver_is_that_of_diffusers(steps):
+    from diffusers import DPMSolverMultistepScheduler
+
+    whole = diffusion.cosine_schedule(T)
+    betas = 1 - whole.alpha_bar / torch.cat([torch.ones(1), whole.alpha_bar[:-1]])
+    reference = DPMSolverMultistepScheduler(
+        trained_betas=betas.numpy(), algorithm_type="dpmsolver++", solver_order=2, lower_order_final=False,
+        final_sigmas_type="zero",
+    )  # fmt: skip
+    schedule = diffusion.respaced(whole, steps)
+    reference.set_timesteps(timesteps=schedule.timesteps.flip(0).tolist())
+    bars, start = schedule.alpha_bar.flip(0).tolist(), torch.randn(50, 3, dtype=torch.float64)
+    x = start
+    for t, bar in zip(reference.timesteps, bars, strict=True):
+        x = reference.step(toy_eps(x, bar), t, x).prev_sample
+    noise = start[None].expand(steps + 1, -1, -1)
+    made = samplers.sample_dpm(lambda x, k: (toy_eps(x, bars[k]), x), noise, schedule)
+    torch.testing.assert_close(made, x.double(), rtol=1e-3, atol=1e-3)  # its tables are float32
+
+
+def test_a_shifted_schedule_has_more_steps_near_noise():
+    whole = diffusion.cosine_schedule(T)
+    shifted = diffusion.respaced(whole, 11, 3.0).timesteps
+    assert shifted.tolist() == sorted(shifted.tolist()) and shifted[0] == 0 and shifted[-1] == T - 1
+    assert (shifted > T // 2).sum() > (diffusion.respaced(whole, 11).timesteps > T // 2).sum() + 1
+    with pytest.raises(ValueError, match="time_shift 3.0 is too large for 900 of 1000 steps"):
+        diffusion.respaced(whole, 900, 3.0)
+
+
 def gaussian_velocity(x: Tensor, t: float) -> Tensor:
     """E[x - ε | x_t]."""
     total = (t * STDS) ** 2 + (1 - t) ** 2
@@ -201,7 +236,7 @@ def flow_samples(sampler, times: Tensor, temperature: float = 1.0) -> Tensor:
 def test_ode_of_gaussian_data(shift):
     errors = []
     for steps in (400, 800):
-        mean, std = mean_and_std(flow_samples(diffusion.sample_ode, diffusion.ode_times(steps, shift)))
+        mean, std = mean_and_std(flow_samples(samplers.sample_ode, samplers.ode_times(steps, shift)))
         torch.testing.assert_close(mean, MEANS, rtol=0, atol=5e-3)
         torch.testing.assert_close(std, STDS, rtol=0, atol=2e-2)
         errors.append((std - STDS).abs())
@@ -215,31 +250,52 @@ def test_sde_of_gaussian_data(shift):
     want = STDS * (t * STDS / ((t * STDS) ** 2 + (1 - t) ** 2).sqrt())
     errors = []
     for steps in (400, 800):
-        mean, std = mean_and_std(flow_samples(diffusion.sample_sde, diffusion.sde_times(steps, shift)))
+        mean, std = mean_and_std(flow_samples(samplers.sample_sde, samplers.sde_times(steps, shift)))
         torch.testing.assert_close(mean, MEANS, rtol=0, atol=1e-2)
         torch.testing.assert_close(std, want, rtol=0, atol=2e-2)
         errors.append((std - want).abs())
     assert (errors[1] <= 0.6 * errors[0] + 1e-9).all()
 
 
+@pytest.mark.parametrize("inner", [0.5, 1.0])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_second_order_of_gaussian_data(shift, inner):
+    errors = []
+    for steps in (40, 80):
+        times = samplers.second_order_times(steps, shift, inner)
+        mean, std = mean_and_std(flow_samples(samplers.sample_second_order, times))
+        errors.append(torch.cat([std - STDS, mean - MEANS]).abs())
+    assert (errors[1] < 1e-2).all()
+    assert errors[1].max() <= 0.3 * errors[0].max()  # a quarter and a little: second order in the step
+
+
+def test_an_odd_last_step_is_eulers():
+    times = samplers.second_order_times(5, inner=0.5)
+    assert times.tolist() == pytest.approx([0, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 1])
+    assert samplers.second_order_times(4, inner=1.0).tolist() == [0, 0.5, 0.5, 1, 1]
+    assert samplers.second_order_times(1).tolist() == [0, 1]
+    euler = flow_samples(samplers.sample_ode, samplers.ode_times(1))
+    assert flow_samples(samplers.sample_second_order, samplers.second_order_times(1)).equal(euler)
+
+
 def test_flow_temperatures():
-    times = diffusion.sde_times(20)
-    plain, cool = flow_samples(diffusion.sample_sde, times), flow_samples(diffusion.sample_sde, times, 0.5)
+    times = samplers.sde_times(20)
+    plain, cool = flow_samples(samplers.sample_sde, times), flow_samples(samplers.sample_sde, times, 0.5)
     torch.testing.assert_close(cool[:2], plain[:2])
     torch.testing.assert_close(cool[2:] - cool[0], 0.5 * (plain[2:] - plain[0]))
-    times = diffusion.ode_times(20)
-    plain, cool = flow_samples(diffusion.sample_ode, times), flow_samples(diffusion.sample_ode, times, 0.5)
+    times = samplers.ode_times(20)
+    plain, cool = flow_samples(samplers.sample_ode, times), flow_samples(samplers.sample_ode, times, 0.5)
     torch.testing.assert_close(cool[1] - cool[0], 0.5 * (plain[1] - plain[0]))
     torch.testing.assert_close(cool[2:], plain[0].expand_as(cool[2:]))  # no step noise
 
 
 def test_time_grids():
-    assert diffusion.ode_times(4).tolist() == [0, 0.25, 0.5, 0.75, 1]
-    assert diffusion.sde_times(4).tolist() == pytest.approx([0, 0.32, 0.64, 0.96, 1])
-    assert diffusion.sde_times(1).tolist() == [0, 1]
+    assert samplers.ode_times(4).tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert samplers.sde_times(4).tolist() == pytest.approx([0, 0.32, 0.64, 0.96, 1])
+    assert samplers.sde_times(1).tolist() == [0, 1]
     sigma = 1 - torch.linspace(0, 1, 5)
     torch.testing.assert_close(1 - diffusion.shifted(1 - sigma, 3.0), 3 * sigma / (1 + 2 * sigma))  # SD3 eq. 23
-    assert diffusion.ode_times(4, 3.0).tolist() == pytest.approx([0, 0.1, 0.25, 0.5, 1])
+    assert samplers.ode_times(4, 3.0).tolist() == pytest.approx([0, 0.1, 0.25, 0.5, 1])
 
 
 def test_paths():

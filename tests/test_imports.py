@@ -15,7 +15,17 @@ FILES = sorted(f for package in ("unifluid", "datamodules", "callbacks") for f i
 
 MATHS = tuple(
     f"unifluid.{name}"
-    for name in ("layout", "interfaces", "sequence", "packing", "randomness", "precision", "diffusion", "layers")
+    for name in (
+        "layout",
+        "interfaces",
+        "sequence",
+        "packing",
+        "randomness",
+        "precision",
+        "diffusion",
+        "samplers",
+        "layers",
+    )
 )
 MATHS += ("unifluid.lines",)  # reading text is none, but as widely used
 STORES = ("unifluid", "unifluid.configs", "unifluid.shards", "unifluid.storage", "unifluid.checkpoints")

@@ -1,4 +1,4 @@
-"""Diffusion and flow matching as pure functions: schedules, paths, losses, samplers. No networks, no random draws.
+"""Diffusion and flow matching as pure functions: schedules, paths, losses. No networks, no random draws.
 
 Two ways from a token x to noise ε and back, both with x and ε of shape (..., d):
 
@@ -6,16 +6,14 @@ Two ways from a token x to noise ε and back, both with x and ε of shape (..., 
     flow matching        x_t = t x + (1 - t) ε,        t in [0, 1],   noise first   2209.03003, NextStep-1 2508.10711
 
 Tables and time grids are float64 on the CPU and cast only when all is computed: in float32 they are off by 1e-3. The
-maths runs in the dtype of what it is given. Samplers take `predict(x, k)`, the (guided) network at their k-th step, and
-noise (S + 1, ..., d): the initial noise, then that of each of S steps.
+maths runs in the dtype of what it is given. `samplers` goes the way back.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate, pairwise, repeat
+from itertools import accumulate, repeat
 from typing import NamedTuple
 
 import torch
@@ -62,16 +60,22 @@ def cosine_schedule(steps: int = 1000) -> Schedule:
     return Schedule(torch.arange(steps, device="cpu"), (1 - beta).cumprod(0))
 
 
-def respaced(schedule: Schedule, steps: int) -> Schedule:
-    """`steps` of the schedule's steps, evenly spaced from its first to its last (iDDPM section 4).
+def respaced(schedule: Schedule, steps: int, shift: float = 1.0) -> Schedule:
+    """`steps` of the schedule's steps from its first to its last, evenly spaced (iDDPM section 4) or `shifted`.
 
-    Raises ValueError unless 2 <= steps <= T.
+    Raises ValueError unless 2 <= steps <= T, and where so large a shift leaves some steps no place of their own.
     """
     total = len(schedule.timesteps)
     if not 2 <= steps <= total:
         raise ValueError(f"a diffusion head trained with {total} steps samples in 2 to {total} steps, not {steps}")
-    # Summed, not multiplied, and rounded half to even: exactly the steps that published checkpoints are sampled at.
-    kept = [round(place) for place in accumulate(repeat((total - 1) / (steps - 1), steps - 1), initial=0.0)]
+    if shift == 1:
+        # Summed, not multiplied, and rounded half to even: exactly the steps that published checkpoints are sampled at.
+        kept = [round(place) for place in accumulate(repeat((total - 1) / (steps - 1), steps - 1), initial=0.0)]
+    else:
+        noise_first = shifted(torch.linspace(0, 1, steps, dtype=torch.float64, device="cpu"), shift)
+        kept = ((total - 1) * (1 - noise_first)).round().long().flip(0).tolist()
+        if len(set(kept)) < steps:
+            raise ValueError(f"time_shift {shift} is too large for {steps} of {total} steps: lower one of them")
     return Schedule(schedule.timesteps[kept], schedule.alpha_bar[kept])
 
 
@@ -134,24 +138,6 @@ def normal_cdf(x: Tensor) -> Tensor:
     return torch.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3))
 
 
-def sample_diffusion(
-    predict: Callable[[Tensor, int], tuple[Tensor, Tensor]], noise: Tensor, schedule: Schedule, temperature: float = 1.0
-) -> Tensor:
-    """Ancestral sampling (DDPM algorithm 2), x never clipped, the mean returned at t = 0.
-
-    `predict(x, k)` gives ε and v (..., d) at the k-th step, which is `schedule.timesteps[S - 1 - k]`. `temperature`
-    multiplies the step noise, not the initial noise.
-    """
-    x = noise[0]
-    steps = [Rates(*column) for column in schedule.table.T.flip(0).tolist()]
-    for k, rates in enumerate(steps):
-        eps, v = predict(x, k)
-        x = x / rates.root_alpha - rates.eps_scale * eps
-        if k < len(steps) - 1:
-            x = x + temperature * (0.5 * step_log_variance(v, rates)).exp() * noise[k + 1]
-    return x
-
-
 def interpolate(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """x_t of flow matching, for t that broadcasts against (..., d)."""
     return noise + t * (x - noise)
@@ -165,40 +151,3 @@ def velocity_from_x(x: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
 def shifted(times: Tensor, shift: float) -> Tensor:
     """Time grid moved towards noise for shift > 1 (SD3, 2403.03206, eq. 23, with our t = 1 - σ)."""
     return times / (shift - (shift - 1) * times)
-
-
-def ode_times(steps: int, shift: float = 1.0) -> Tensor:
-    """Times of `sample_ode`, S + 1 from 0 to 1, float64."""
-    return shifted(torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu"), shift)
-
-
-def sde_times(steps: int, shift: float = 1.0) -> Tensor:
-    """Times of `sample_sde`, S from 0 to 0.96 and then 1, float64."""
-    return torch.cat([0.96 * ode_times(steps - 1, shift), torch.ones(1, dtype=torch.float64, device="cpu")])
-
-
-def sample_ode(
-    predict: Callable[[Tensor, int], Tensor], noise: Tensor, times: Tensor, temperature: float = 1.0
-) -> Tensor:
-    """Euler steps of dx = v dt. `predict(x, k)` gives v at times[k].
-
-    Step noise is not used, so `temperature` multiplies the initial noise.
-    """
-    x = temperature * noise[0]
-    for k, (t, after) in enumerate(pairwise(times.tolist())):
-        x = x + (after - t) * predict(x, k)
-    return x
-
-
-def sample_sde(
-    predict: Callable[[Tensor, int], Tensor], noise: Tensor, times: Tensor, temperature: float = 1.0
-) -> Tensor:
-    """Euler-Maruyama steps of dx = (v + (1 - t) score) dt + √(2 (1 - t)) dw, then one plain step (NextStep-1).
-
-    Same marginals as the ODE; (1 - t) score = -ε = t v - x. `temperature` multiplies the step noise only.
-    """
-    x, stops = noise[0], times.tolist()
-    for k, (t, after) in enumerate(pairwise(stops[:-1])):
-        v, dt = predict(x, k), after - t
-        x = x + dt * (v + (t * v - x)) + temperature * math.sqrt(2 * (1 - t) * dt) * noise[k + 1]
-    return x + (stops[-1] - stops[-2]) * predict(x, len(stops) - 2)

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from unifluid.layout import Layout
 
+Interval = tuple[float, float]  # shares, start before stop
+
 
 class Recorded:
     """Remembers the arguments an object was built with, so that a checkpoint can name and rebuild it."""
@@ -236,13 +238,17 @@ class ImageHead(Part):
         """z (M, D), x (M, d), t (K, M), noise (K, M, d) -> loss per token and copy (K, M), fp32."""
 
     @abstractmethod
-    def sample(self, z: Tensor, noise: Tensor, weights: Tensor, temperature: float = 1.0) -> Tensor:
+    def sample(
+        self, z: Tensor, noise: Tensor, weights: Tensor, temperature: float = 1.0, interval: Interval = (0.0, 1.0)
+    ) -> Tensor:
         """All head steps of a batch of tokens at once -> tokens (M, d).
 
         z (G, M, D): the condition first, then the guidance branches; they share x and the noise.
         weights (G, M), summing to 1 over G: the guided prediction is the weighted sum of the branches.
         noise (S + 1, M, d): the initial noise, then one for each of S steps (unused by deterministic heads).
         temperature multiplies the step noise; heads without step noise say what it does there.
+        interval: the share of the steps, from noise to token, in which guidance counts (2404.07724); in the others the
+        prediction is that of the condition alone, and the branches cost nothing.
         """
 
 

@@ -17,8 +17,11 @@ from unifluid.interfaces import ImageHead
 TOKEN, CONDITION = 4, 8
 SMALL = dict(depth=2, width=64)
 VARIANTS = {  # a class that is not named here is built with its defaults
-    "DiffusionMLP": [SMALL],
-    "FlowMLP": [SMALL, SMALL | dict(sampler="sde"), SMALL | dict(prediction="x", time_shift=2.0)],
+    "DiffusionMLP": [SMALL, SMALL | dict(sampler="dpm++", time_shift=2.0)],
+    "FlowMLP": [
+        *(SMALL | dict(sampler=sampler) for sampler in ("ode", "midpoint", "heun", "sde")),
+        SMALL | dict(prediction="x", time_shift=2.0),
+    ],
 }
 
 
@@ -163,6 +166,15 @@ def test_guidance(head):
     assert not torch.allclose(head.sample(z, noise, weights), alone, rtol=1e-3)
     mixed = torch.where(torch.arange(6) < 3, off, weights)  # each token has its own weights
     torch.testing.assert_close(head.sample(z, noise, mixed)[:3], alone[:3], rtol=1e-4, atol=1e-4)
+
+
+def test_outside_the_interval_the_condition_is_alone(head):
+    z, noise, weights = sampling_inputs()
+    alone, guided = head.sample(z[:1], noise, torch.ones(1, 6)), head.sample(z, noise, weights)
+    torch.testing.assert_close(head.sample(z, noise, weights, interval=(0.0, 1.0)), guided)
+    torch.testing.assert_close(head.sample(z, noise, weights, interval=(0.5, 0.5)), alone, rtol=1e-4, atol=1e-4)
+    partly = head.sample(z, noise, weights, interval=(0.25, 0.75))
+    assert not partly.equal(alone) and not partly.equal(guided)
 
 
 def test_temperature(head):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unifluid import randomness
 from unifluid.decoding import ImageSampling, generate_images
+from unifluid.decoding.images import drawn_with
 from unifluid.heads.diffusion_mlp import DiffusionMLP
 from unifluid.heads.flow_mlp import FlowMLP
 from unifluid.model import UniFluidModel
@@ -66,8 +67,11 @@ def recomputed(
         text = 1 + (sampling.guidance - 1) * rise
         source = text if sampling.source_guidance is None else 1 + (sampling.source_guidance - 1) * rise
         weights = torch.tensor([[text], [source - text], [1 - source]])
-        noise = randomness.normal(0, [index], f"place/{k}", sampling.steps + 1, d).transpose(0, 1)
-        tokens[:, k] = model.image_head.sample(torch.stack(h)[:, None], noise, weights, sampling.temperature)
+        late = sampling.late_steps or sampling.steps
+        steps = round(sampling.steps + (late - sampling.steps) * k / (n - 1))
+        noise = randomness.normal(0, [index], f"place/{k}", steps + 1, d).transpose(0, 1)
+        how = sampling.temperature, sampling.interval
+        tokens[:, k] = model.image_head.sample(torch.stack(h)[:, None], noise, weights, *how)
     made = torch.empty(n, d)
     made[order] = tokens[0]
     return made
@@ -80,6 +84,7 @@ def recomputed(
         GUIDED,
         ImageSampling(steps=4, guidance=2.0),
         ImageSampling(steps=3, guidance=2.0, source_guidance=1.0, order="raster"),
+        ImageSampling(steps=6, guidance=2.0, late_steps=2, interval=(0.2, 0.8)),
         ImageSampling(steps=3, order=[8, 6, 7, 5, 3, 0, 1, 4, 2], batch_size=2),
     ],
 )
@@ -218,3 +223,31 @@ def test_the_order_is_that_of_training_unless_given(model, formatter):
 def test_a_wrong_order_is_refused(model, formatter):
     with pytest.raises(ValueError, match="permutation of 0…8"):
         generate_images(model, formatter, EXAMPLES, ImageSampling(order=[1, 0]), 0)
+
+
+def test_a_sampler_can_be_chosen_for_the_head(monkeypatch, model, formatter):
+    own, other = ("ode", "heun") if isinstance(model.image_head, FlowMLP) else ("ancestral", "dpm++")
+    head, plain = model.image_head, ImageSampling(steps=3)
+    before = head.sampler
+    first, second = (
+        drawn_tokens(monkeypatch, model, formatter, EXAMPLES[:1], dataclasses.replace(plain, sampler=sampler))
+        for sampler in (own, other)
+    )
+    assert not torch.allclose(first, second, rtol=1e-3)
+    assert head.sampler == before
+    with pytest.raises(ValueError, match="sampler must be one of .*, got 'euler'"):
+        generate_images(model, formatter, EXAMPLES[:1], dataclasses.replace(plain, sampler="euler"), 0)
+
+
+def test_what_a_part_does_not_leave_to_drawing_cannot_be_chosen(model):
+    with (
+        pytest.raises(ValueError, match="sampler cannot be chosen for drawing: .* has nothing like it"),
+        drawn_with(model.backbone, sampler="ode"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("interval", [(0.5, 0.2), (-0.1, 1.0), (0.0, 1.1)])
+def test_intervals_are_checked(interval):
+    with pytest.raises(ValueError, match="interval must be two shares of the steps"):
+        ImageSampling(interval=interval)

@@ -257,6 +257,26 @@ def test_nothing_runs_after_the_last_text_ended(monkeypatch, sampling):
     assert lengths[0] > 1 and lengths[1:] == [1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("sampling", "bonus"), [(TextSampling(), 4), (TextSampling(beams=2), 2), (TextSampling(temperature=1.0), 2)]
+)
+def test_texts_that_have_ended_cost_nothing(monkeypatch, sampling, bonus):
+    rows, forward, logits = [], MODEL.backbone.forward, MODEL.text_head.logits
+    earlier = torch.eye(LETTERS.vocab_size)[LETTERS.eos] * bonus  # else the model writes on and on
+    monkeypatch.setattr(MODEL.text_head, "logits", lambda h, w: logits(h, w) + earlier)
+    monkeypatch.setattr(MODEL.backbone, "forward", lambda x, *a: rows.append(len(x)) or forward(x, *a))
+    together, n = [], len(EXAMPLES)
+    for seed in range(4):
+        rows.clear()
+        together += generate_text(MODEL, FORMATTER, EXAMPLES, sampling, seed)
+        assert rows[1:] == sorted(rows[1:], reverse=True)
+        in_all, _ = sum(rows), rows.clear()
+        alone = [generate_text(MODEL, FORMATTER, [e], sampling, seed, [i]) for i, e in enumerate(EXAMPLES)]
+        assert together[-n:] == [text for (text,) in alone]
+        assert in_all == sum(rows)  # no more rows than one text at a time takes
+    assert len({len(text) for text in together}) > 1
+
+
 def test_no_text_is_longer_than_asked(monkeypatch):
     logits = torch.full((64, LETTERS.vocab_size), -20.0)
     logits[:, 4] = 20.0

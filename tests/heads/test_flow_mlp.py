@@ -99,8 +99,8 @@ def test_learned_samples_have_mean_and_spread_of_the_data(sampler):
 
 
 def test_options_are_checked():
-    with pytest.raises(ValueError, match="sampler must be one of ode, sde, got 'heun'"):
-        FlowMLP(4, 8, sampler="heun")
+    with pytest.raises(ValueError, match="sampler must be one of ode, midpoint, heun, sde, got 'euler'"):
+        FlowMLP(4, 8, sampler="euler")
     with pytest.raises(ValueError, match="prediction must be v or x, got 'eps'"):
         FlowMLP(4, 8, prediction="eps")
     with pytest.raises(ValueError, match="time_shift must be positive, got 0"):

@@ -24,7 +24,9 @@ DESCRIPTIONS = {
     "edit": "Change pictures by instructions.",
 }
 # Left out, these are what ImageSampling and TextSampling say.
-IMAGE_OPTIONS = ("steps", "guidance", "schedule", "source_guidance", "temperature", "order", "batch_size", "candidates")
+STEPS = ("steps", "late_steps", "sampler", "time_shift")
+GUIDANCE = ("guidance", "schedule", "interval", "source_guidance")
+IMAGE_OPTIONS = (*STEPS, *GUIDANCE, "temperature", "order", "batch_size", "candidates", "int8")
 TEXT_OPTIONS = ("beams", "temperature", "top_p", "max_tokens", "batch_size")
 GRID = 64  # pictures at most in grid.png
 
@@ -81,15 +83,24 @@ def make_parser(command: str) -> Parser:
 def _add_image_options(how: argparse._ArgumentGroup, command: str) -> None:
     how.add_argument("--n", type=count, default=1, help="pictures for each item (%(default)s)")
     how.add_argument("--steps", type=int, help="head steps for every image token (100)")
+    how.add_argument("--late-steps", type=int, help="of the last token, to which those of the others fall (as --steps)")
+    how.add_argument("--sampler", help="of the head: ode, midpoint, heun, sde; ancestral, dpm++ (the model's own)")
+    how.add_argument("--time-shift", type=float, help="above 1: more of the steps near noise (the model's own)")
     how.add_argument("--guidance", type=float, help="classifier-free guidance scale (1: none)")
     how.add_argument(
         "--guidance-schedule", dest="schedule", help="over the image tokens: constant, linear, cosine, none"
+    )
+    how.add_argument(
+        "--guidance-interval", dest="interval", type=_interval, help="share of the head steps guided, as 0.2,0.9 (all)"
     )
     if command == "generate":
         how.add_argument("--candidates", type=count, help="draw so many and keep the one the model reads back best (1)")
     if command == "edit":
         how.add_argument("--source-guidance", type=float, help="scale for the source picture, apart (as --guidance)")
     how.add_argument("--temperature", type=float, help="of the head's step noise (1)")
+    how.add_argument(
+        "--int8", action="store_true", default=None, help="large matrices in 8 bits: faster on a CPU, coarser"
+    )
     how.add_argument("--order", type=_order, help="random, raster, or a permutation such as 3,1,0,2 (as trained)")
 
 
@@ -98,6 +109,14 @@ def _add_text_options(how: argparse._ArgumentGroup) -> None:
     how.add_argument("--temperature", type=float, help="0 takes the likeliest token (0)")
     how.add_argument("--top-p", type=float, help="draw from the likeliest tokens of this probability (1)")
     how.add_argument("--max-tokens", type=int, help="longest text (64)")
+
+
+def _interval(text: str) -> tuple[float, float]:
+    try:
+        start, stop = map(float, text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"two shares such as 0.2,0.9, got {text!r}") from error
+    return start, stop
 
 
 def _order(text: str) -> str | list[int]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unifluid import randomness
+from unifluid.decoding.packed import packed
 from unifluid.decoding.prefix import Progress, inference, prefill
 from unifluid.model import UniFluidModel
 from unifluid.sequence import Example, Formatter, Segment
@@ -58,7 +59,7 @@ def generate_text(
     """
     indices = list(range(len(examples))) if indices is None else indices
     texts: list[str] = []
-    with inference(model):
+    with inference(model), packed(model.backbone):
         for start in range(0, len(examples), sampling.batch_size):
             part = slice(start, start + sampling.batch_size)
             prompts = [formatter.prompt(example) for example in examples[part]]
@@ -95,19 +96,24 @@ class Writer:
 
 
 def sample(writer: Writer, temperature: float, top_p: float, u: Tensor) -> Tensor:
-    """Greedy (temperature 0) or drawn ids (B, T), pad after eos; u (B, max_tokens): the uniform draws to use."""
-    ids: list[Tensor] = []
-    ended = torch.zeros(len(u), dtype=torch.bool, device=u.device)
+    """Greedy (temperature 0) or drawn ids (B, T), pad after eos; u (B, max_tokens): the uniform draws to use.
+
+    Texts that have ended leave the batch, and cost nothing more.
+    """
+    ids = torch.full(u.shape, writer.pad, device=u.device)
+    rows = torch.arange(len(u), device=u.device)  # whose texts are still being written
     for k in range(writer.max_tokens):
-        if k > 0:
-            writer.write(ids[-1])
         logp = writer.log_probabilities()
-        chosen = nucleus(logp / temperature, top_p, u[:, k]) if temperature > 0 else logp.argmax(-1)
-        ids.append(chosen.masked_fill(ended, writer.pad))
-        ended |= chosen == writer.eos
-        if ended.all():
+        chosen = nucleus(logp / temperature, top_p, u[rows, k]) if temperature > 0 else logp.argmax(-1)
+        ids[rows, k] = chosen
+        going = (chosen != writer.eos).nonzero()[:, 0]
+        rows = rows[going]
+        if not len(rows) or k + 1 == writer.max_tokens:
             break
-    return torch.stack(ids, dim=1)
+        if len(going) < len(chosen):
+            writer.cache.reorder(going)
+        writer.write(chosen[going])
+    return ids
 
 
 def nucleus(logits: Tensor, top_p: float, u: Tensor) -> Tensor:
@@ -125,26 +131,29 @@ def beam_search(writer: Writer, beams: int) -> Tensor:
     As big_vision decodes PaliGemma: at every step each of the `beams` unfinished texts is also tried as finished, the
     best finished one is kept, and the search ends when no unfinished one can beat it, since sums only fall.
     """
-    rows, device = writer.h.shape[0], writer.h.device
-    best = torch.full((rows, writer.max_tokens), writer.pad, device=device)
-    best_score = torch.full((rows,), float("-inf"), device=device)
-    ids, score = best[:, None], torch.zeros(rows, 1, device=device)  # unfinished texts (B, n, T), their sums (B, n)
-    for k in range(writer.max_tokens):
-        logp = writer.log_probabilities().unflatten(0, score.shape)  # (B, n, V)
+    device, longest = writer.h.device, writer.max_tokens
+    best = torch.full((writer.h.shape[0], longest), writer.pad, device=device)
+    best_score = torch.full((len(best),), float("-inf"), device=device)
+    rows = torch.arange(len(best), device=device)  # whose texts can still get better; of these
+    ids, score = best[:, None], torch.zeros(len(best), 1, device=device)  # unfinished (R, n, T), their sums (R, n)
+    for k in range(longest):
+        logp = writer.log_probabilities().unflatten(0, score.shape)  # (R, n, V)
         ended_score, winner = (score + logp[..., writer.eos]).max(-1)
-        ended = ids[torch.arange(rows, device=device), winner]
+        ended = ids[torch.arange(len(rows), device=device), winner]
         ended[:, k] = writer.eos
-        best = torch.where((ended_score > best_score)[:, None], ended, best)
-        best_score = torch.maximum(best_score, ended_score)
+        best[rows] = torch.where((ended_score > best_score[rows])[:, None], ended, best[rows])
+        best_score[rows] = torch.maximum(best_score[rows], ended_score)
 
         logp[..., writer.eos] = float("-inf")
-        total = (score[..., None] + logp).flatten(1)
+        total, texts = (score[..., None] + logp).flatten(1), logp.shape[1]
         score, choice = total.topk(min(beams, total.shape[1]))
-        if k + 1 == writer.max_tokens or (best_score >= score[:, 0]).all():
+        going = (best_score[rows] < score[:, 0]).nonzero()[:, 0]
+        if k + 1 == longest or not len(going):
             break
-        parent, token = choice // logp.shape[-1], choice % logp.shape[-1]
-        ids = ids.gather(1, parent[..., None].expand(-1, -1, writer.max_tokens))
+        rows, score = rows[going], score[going]
+        parent, token = choice[going] // logp.shape[-1], choice[going] % logp.shape[-1]
+        ids = ids[going].gather(1, parent[..., None].expand(-1, -1, longest))
         ids[..., k] = token
-        writer.cache.reorder((parent + torch.arange(rows, device=device)[:, None] * logp.shape[1]).flatten())
+        writer.cache.reorder((parent + going[:, None] * texts).flatten())
         writer.write(token.flatten())
     return best

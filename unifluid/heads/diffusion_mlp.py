@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from unifluid import diffusion
+from unifluid import diffusion, samplers
 from unifluid.heads.mlp import AdaLNMLP
-from unifluid.interfaces import ImageHead
+from unifluid.interfaces import ImageHead, Interval
+
+SAMPLERS = {"ancestral": samplers.sample_diffusion, "dpm++": samplers.sample_dpm}
 
 
 class DiffusionMLP(ImageHead):
@@ -15,12 +19,31 @@ class DiffusionMLP(ImageHead):
 
     The first of 100 sampling steps divides by √α = 1/316 and x is never clipped: until ε is predicted very well at the
     last timesteps (long training, EMA weights) samples are huge. For short runs take `FlowMLP`.
+
+    Args:
+        sampler: "ancestral" (MAR; temperature scales the step noise) or "dpm++" (DPM-Solver++ 2M, for fewer steps;
+            temperature scales the initial noise).
+        time_shift: above 1 spends more of the sampling steps near noise.
     """
 
+    drawing = ("sampler", "time_shift")
+
     def __init__(
-        self, token_dim: int, condition_dim: int, depth: int = 6, width: int = 1024, train_steps: int = 1000
+        self,
+        token_dim: int,
+        condition_dim: int,
+        depth: int = 6,
+        width: int = 1024,
+        train_steps: int = 1000,
+        sampler: Literal["ancestral", "dpm++"] = "ancestral",
+        time_shift: float = 1.0,
     ) -> None:
         super().__init__()
+        if sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+        if time_shift <= 0:
+            raise ValueError(f"time_shift must be positive, got {time_shift}")
+        self.sampler, self.time_shift = sampler, time_shift
         self.token_dim, self.condition_dim = token_dim, condition_dim
         self.net = AdaLNMLP(token_dim, 2 * token_dim, condition_dim, depth, width)
         self.schedule = diffusion.cosine_schedule(train_steps)
@@ -43,13 +66,16 @@ class DiffusionMLP(ImageHead):
         return diffusion.diffusion_loss(eps, v, x, noise, t, rates)
 
     @torch.no_grad()
-    def sample(self, z: Tensor, noise: Tensor, weights: Tensor, temperature: float = 1.0) -> Tensor:
-        """Ancestral sampling. Only ε is guided: the variance is that of the condition, branch 0."""
-        schedule = diffusion.respaced(self.schedule, len(noise) - 1)
-        modulations = self.net.trajectory(diffusion.cast(schedule.timesteps.flip(0), noise), z)
+    def sample(
+        self, z: Tensor, noise: Tensor, weights: Tensor, temperature: float = 1.0, interval: Interval = (0.0, 1.0)
+    ) -> Tensor:
+        """Only ε is guided: the variance is that of the condition, branch 0."""
+        schedule = diffusion.respaced(self.schedule, len(noise) - 1, self.time_shift)
+        guided = self.net.guided(diffusion.cast(schedule.timesteps.flip(0), noise), z, weights, interval)
 
         def predict(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-            eps, v = self.net.transform(x, next(modulations)).to(noise.dtype).chunk(2, -1)
-            return (weights[..., None] * eps).sum(0), v[0]
+            out, w = guided(x)
+            eps, v = out.to(noise.dtype).chunk(2, -1)
+            return (w * eps).sum(0), v[0]
 
-        return diffusion.sample_diffusion(predict, noise, schedule, temperature)
+        return SAMPLERS[self.sampler](predict, noise, schedule, temperature)

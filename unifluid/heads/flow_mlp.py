@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from unifluid import diffusion
+from unifluid import diffusion, samplers
 from unifluid.heads.mlp import AdaLNMLP
-from unifluid.interfaces import ImageHead
+from unifluid.interfaces import ImageHead, Interval
 
 SAMPLERS = {
-    "ode": (diffusion.ode_times, diffusion.sample_ode),
-    "sde": (diffusion.sde_times, diffusion.sample_sde),
+    "ode": (samplers.ode_times, samplers.sample_ode),
+    "midpoint": (samplers.second_order_times, samplers.sample_second_order),
+    "heun": (partial(samplers.second_order_times, inner=1.0), samplers.sample_second_order),
+    "sde": (samplers.sde_times, samplers.sample_sde),
 }
 TIME_UNIT = 1000  # the sinusoids are made for steps 0 … 999
 
@@ -23,7 +26,8 @@ class FlowMLP(ImageHead):
 
     Args:
         time_mean, time_std: of the normal variable whose sigmoid is t.
-        sampler: "ode" (temperature scales the initial noise) or "sde" (NextStep-1; temperature scales the step noise).
+        sampler: "ode" (Euler), "midpoint" or "heun" (second order: two evaluations, which count as two steps), where
+            temperature scales the initial noise; or "sde" (NextStep-1), where it scales the step noise.
         time_shift: above 1 spends more of the sampling steps near noise.
         prediction: what the network gives, "v" or, better for tokens of many channels, "x" (JiT, 2511.13720).
     """
@@ -38,7 +42,7 @@ class FlowMLP(ImageHead):
         width: int = 256,
         time_mean: float = 0.0,
         time_std: float = 1.0,
-        sampler: Literal["ode", "sde"] = "ode",
+        sampler: Literal["ode", "midpoint", "heun", "sde"] = "ode",
         time_shift: float = 1.0,
         prediction: Literal["v", "x"] = "v",
     ) -> None:
@@ -73,15 +77,17 @@ class FlowMLP(ImageHead):
         return (self.velocity(out, x_t, time) - self.velocity(ideal, x_t, time)).square().mean(-1)
 
     @torch.no_grad()
-    def sample(self, z: Tensor, noise: Tensor, weights: Tensor, temperature: float = 1.0) -> Tensor:
-        """Euler steps of the ODE or the SDE; the guided velocity is the weighted sum of the branches'."""
+    def sample(
+        self, z: Tensor, noise: Tensor, weights: Tensor, temperature: float = 1.0, interval: Interval = (0.0, 1.0)
+    ) -> Tensor:
+        """The guided velocity is the weighted sum of the branches'."""
         make_times, sampler = SAMPLERS[self.sampler]
         times = make_times(len(noise) - 1, self.time_shift)
         t = diffusion.cast(times[:-1], noise)
-        modulations = self.net.trajectory(TIME_UNIT * t, z)
+        guided = self.net.guided(TIME_UNIT * t, z, weights, interval)
 
         def predict(x: Tensor, k: int) -> Tensor:
-            out = self.net.transform(x, next(modulations)).to(noise.dtype)
-            return self.velocity((weights[..., None] * out).sum(0), x, t[k])
+            out, w = guided(x)
+            return self.velocity((w * out.to(noise.dtype)).sum(0), x, t[k])
 
         return sampler(predict, noise, times, temperature)

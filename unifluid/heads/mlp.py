@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from unifluid.interfaces import Interval
+
 FREQUENCIES = 128
 MATMUL_ROWS = 512  # more rows make no matmul faster per row, only the modulations larger
 
-Modulations = tuple[Tensor, ...]  # of each block (..., 3 W), of the output (..., 2 W)
+Modulation = tuple[Tensor, ...]  # shift, 1 + scale and, in a block, gate: each (..., W)
+Modulations = tuple[Modulation, ...]  # of each block and of the output
 
 
 def sinusoid(t: Tensor) -> Tensor:
@@ -22,9 +26,10 @@ def sinusoid(t: Tensor) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], -1)
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x (1 + scale) + shift."""
-    return torch.addcmul(shift, x, 1 + scale)
+def modulation(layer: nn.Linear, y: Tensor) -> Modulation:
+    """What `layer` makes of y (..., W): shift, 1 + scale and, if it has three parts, gate."""
+    shift, scale, *gate = layer(y).split(layer.in_features, -1)
+    return shift, 1 + scale, *gate
 
 
 class Block(nn.Module):
@@ -36,9 +41,9 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.modulation = nn.Linear(width, 3 * width)
 
-    def forward(self, h: Tensor, modulation: Tensor) -> Tensor:
-        shift, scale, gate = modulation.chunk(3, -1)
-        return torch.addcmul(h, gate, self.mlp(modulate(self.norm(h), shift, scale)))
+    def forward(self, h: Tensor, modulation: Modulation) -> Tensor:
+        shift, scale, gate = modulation
+        return torch.addcmul(h, gate, self.mlp(torch.addcmul(shift, self.norm(h), scale)))
 
 
 class AdaLNMLP(nn.Module):
@@ -81,14 +86,15 @@ class AdaLNMLP(nn.Module):
 
     def modulations(self, y: Tensor) -> Modulations:
         y = silu(y)
-        return (*(block.modulation(y) for block in self.blocks), self.modulation(y))
+        return (*(modulation(block.modulation, y) for block in self.blocks), modulation(self.modulation, y))
 
     def transform(self, x: Tensor, modulations: Modulations) -> Tensor:
         """The part that depends on x: (..., in) -> (..., out). Modulations may have more leading dimensions than x."""
         h = self.input(x.to(self.dtype))
-        for block, modulation in zip(self.blocks, modulations[:-1], strict=True):
-            h = block(h, modulation)
-        return self.output(modulate(self.norm(h), *modulations[-1].chunk(2, -1)))
+        for block, modulated in zip(self.blocks, modulations[:-1], strict=True):
+            h = block(h, modulated)
+        shift, scale = modulations[-1]
+        return self.output(torch.addcmul(shift, self.norm(h), scale))
 
     def trajectory(self, t: Tensor, z: Tensor) -> Iterator[Modulations]:
         """The modulations (G, M, ...) of each step t (S,) in turn, for conditions z (G, M, D).
@@ -99,4 +105,27 @@ class AdaLNMLP(nn.Module):
         condition = self.condition(z.to(self.dtype))
         steps = max(1, MATMUL_ROWS // max(1, z.shape[0] * z.shape[1]))
         for chunk in times.split(steps):
-            yield from zip(*(m.unbind() for m in self.modulations(chunk[:, None, None] + condition)), strict=True)
+            parts = self.modulations(chunk[:, None, None] + condition)
+            yield from zip(*(zip(*(p.unbind() for p in part), strict=True) for part in parts), strict=True)
+
+    def guided(
+        self, t: Tensor, z: Tensor, weights: Tensor, interval: Interval
+    ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """A function whose k-th call gives the predictions (G, M, out) of step t[k] and their weights (G, M, 1).
+
+        Within `interval`, a share of the steps, all branches count; elsewhere the condition alone is computed.
+        """
+        start, stop = (round(share * len(t)) for share in interval)
+        alone, one = z[:1], torch.ones_like(weights[:1])
+        parts = ((t[:start], alone, one), (t[start:stop], z, weights), (t[stop:], alone, one))
+        steps = chain.from_iterable(
+            ((modulations, w[..., None]) for modulations in self.trajectory(part, branches))
+            for part, branches, w in parts
+            if len(part)
+        )
+
+        def predict(x: Tensor) -> tuple[Tensor, Tensor]:
+            modulations, w = next(steps)
+            return self.transform(x, modulations), w
+
+        return predict
