@@ -218,6 +218,7 @@ def test_commands_beside_the_examples_run(written, tmp_path, monkeypatch, capsys
             lambda m: m.Flow(4, 8, width=32),
             "test_image_heads.py",
             {"test_times": None, "test_loss_is_per_token_and_copy_in_float32": None, "test_guidance": None}
+            | {"test_outside_the_interval_the_condition_is_alone": None}
             | {"test_loss_of_a_token_depends_on_its_own_arguments_only": "noise", "test_temperature": None}
             | {"test_sample_is_a_function_of_its_arguments_row_by_row": None, "test_bf16_changes_little": None},
         ),
