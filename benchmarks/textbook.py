@@ -143,7 +143,14 @@ def uncached_tokens(
     tokens, token = torch.zeros(m, n, d, device=device), None
     sample = sample or model.image_head.sample
     for k in range(n):
-        x = torch.cat([x, model.next_inputs(order, k, token).repeat(len(branches), 1, 1).to(x.dtype)], dim=1)
+        last = None if token is None else token[:, None]
+        x = torch.cat(
+            [
+                x,
+                model.next_inputs(order, k, last).repeat(len(branches), 1, 1).to(x.dtype),
+            ],
+            dim=1,
+        )
         h = model.backbone(x, extend(batch.layout, k + 1))[:, -1]
         noise = randomness.normal(seed, rows, f"place/{k}", sampling.steps + 1, d, device=device).transpose(0, 1)
         token = sample(h.unflatten(0, (len(branches), m)), noise, weights[k])

@@ -24,7 +24,7 @@ DESCRIPTIONS = {
     "edit": "Change pictures by instructions.",
 }
 # Left out, these are what ImageSampling and TextSampling say.
-STEPS = ("steps", "late_steps", "sampler", "time_shift")
+STEPS = ("steps", "rounds", "late_steps", "sampler", "time_shift")
 GUIDANCE = ("guidance", "schedule", "interval", "source_guidance")
 IMAGE_OPTIONS = (*STEPS, *GUIDANCE, "temperature", "order", "batch_size", "candidates", "int8")
 TEXT_OPTIONS = ("beams", "temperature", "top_p", "max_tokens", "batch_size")
@@ -83,6 +83,7 @@ def make_parser(command: str) -> Parser:
 def _add_image_options(how: argparse._ArgumentGroup, command: str) -> None:
     how.add_argument("--n", type=count, default=1, help="pictures for each item (%(default)s)")
     how.add_argument("--steps", type=int, help="head steps for every image token (100)")
+    how.add_argument("--rounds", type=int, help="several tokens at once, if trained so (a token at a time)")
     how.add_argument("--late-steps", type=int, help="of the last token, to which those of the others fall (as --steps)")
     how.add_argument("--sampler", help="of the head: ode, midpoint, heun, sde; ancestral, dpm++ (the model's own)")
     how.add_argument("--time-shift", type=float, help="above 1: more of the steps near noise (the model's own)")
