@@ -34,7 +34,7 @@ from unifluid.sequence import Example, centre_square
 
 @dataclass(frozen=True)
 class Setting:
-    """How pictures are drawn: arguments of `ImageSampling`, over those of `BASE`, and `drawing` arguments of the head."""
+    """How to draw: arguments of `ImageSampling`, over those of `BASE`, and `drawing` arguments of the image head."""
 
     name: str
     sampling: dict[str, Any] = field(default_factory=dict)
