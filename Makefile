@@ -1,9 +1,10 @@
-# make install | test | test-slow | lint | demo | emoji | bench | bench-full      PYTHON=python3.12 make install picks the interpreter
+# make install | test | test-slow | lint | docs | docs-serve | demo | emoji | bench | bench-full
+# PYTHON=python3.12 make install picks the interpreter
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install test test-slow lint demo emoji bench bench-full
+.PHONY: install test test-slow lint docs docs-serve demo emoji bench bench-full
 
 install: $(STAMP)
 
@@ -21,6 +22,13 @@ test-slow: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Into site/; index.html opens without a server, but for the search.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+docs-serve: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
 
 # Each step goes on where it was interrupted.
 demo: install

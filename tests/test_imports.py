@@ -57,6 +57,10 @@ ROOMS = {
     "datamodules": ((*MATHS, "unifluid.configs", "unifluid.evaluation.coco"), ANY),
     "callbacks": ((*MATHS, *STORES, *SCORING, "unifluid.sharding", "datamodules"), ANY),
     "unifluid.pipeline": (EVERYTHING, ANY),
+    "unifluid.attention": (
+        (*MATHS, "unifluid.backbones", "unifluid.decoding", "unifluid.pipeline"),
+        ("torch", "PIL"),
+    ),
     "unifluid.cli": (EVERYTHING, ANY),
     "unifluid.__main__": (("unifluid.cli",), ()),
     "unifluid": ((), ()),  # __init__: what it offers is imported on first use

@@ -61,7 +61,9 @@ class Part(Recorded, nn.Module, ABC):
 class Cache(ABC):
     """Keys and values of the positions seen so far, in storage allocated once.
 
-    `layout` (B, C) describes all C positions there will ever be; `length` of them are filled.
+    Attributes:
+        layout: (B, C), of all C positions there will ever be.
+        length: how many of them are filled.
     """
 
     layout: Layout
@@ -76,11 +78,16 @@ class Backbone(Part):
     """A decoder over embedded tokens with the prefix-LM attention of `layout.attention_mask`.
 
     Built as `factory(vocab_size)`: the text tokenizer decides the vocabulary, the backbone follows or refuses.
+
+    Attributes:
+        width: D.
+        vocab_size: rows V of `output_weight`, at least those of the tokenizer.
+        logit_softcap: what the text head must softly cap its logits to, in backbones trained so; else None.
     """
 
     width: int
-    vocab_size: int  # rows V of `output_weight`, at least those of the tokenizer
-    logit_softcap: float | None = None  # what the text head must softly cap its logits to, in backbones trained so
+    vocab_size: int
+    logit_softcap: float | None = None
 
     def check_tokenizer(self, tokenizer: TextTokenizer) -> None:
         """Raises ValueError where pretrained weights belong to another tokenizer. Called once for a fresh run."""
@@ -108,7 +115,15 @@ class Backbone(Part):
 
 
 class TextTokenizer(Recorded, ABC):
-    """Text <-> ids. Control ids (bos, eos, pad, separator) never come out of `encode`."""
+    """Text <-> ids. Control ids never come out of `encode`.
+
+    Attributes:
+        vocab_size: ids are 0 … vocab_size − 1.
+        bos: before the text of a prefix. This and the next three are four different ids.
+        eos: after a suffix.
+        pad: in place of nothing.
+        separator: between prefix and suffix.
+    """
 
     vocab_size: int
     bos: int
@@ -142,7 +157,13 @@ class TextTokenizer(Recorded, ABC):
 
 
 class ImageTokenizer(Part):
-    """Pixels <-> continuous tokens, for generation. Images are (B, 3, H, W) in [-1, 1], H = W = `image_size`."""
+    """Pixels <-> continuous tokens, for generation. Images are (B, 3, H, W) in [-1, 1], H = W = `image_size`.
+
+    Attributes:
+        image_size: pixels.
+        grid: tokens down and across; N is their product.
+        token_dim: d, channels of a token.
+    """
 
     image_size: int
     grid: tuple[int, int]
@@ -150,6 +171,7 @@ class ImageTokenizer(Part):
 
     @property
     def num_tokens(self) -> int:
+        """N."""
         return self.grid[0] * self.grid[1]
 
     @abstractmethod
@@ -176,7 +198,13 @@ class TrainableImageTokenizer(ImageTokenizer):
 
 
 class ImageEncoder(Part):
-    """Pixels -> features, for understanding: a prefix that carries no loss."""
+    """Pixels -> features, for understanding: a prefix that carries no loss.
+
+    Attributes:
+        image_size: H = W in pixels.
+        num_tokens: M, features of an image.
+        width: D_enc, channels of a feature; the model projects them to the backbone's.
+    """
 
     image_size: int
     num_tokens: int
@@ -192,6 +220,10 @@ class ImageHead(Part):
 
     Built as `factory(token_dim, condition_dim)`. Times, noise and guidance come from outside, so that every
     result is a function of its arguments.
+
+    Attributes:
+        token_dim: d.
+        condition_dim: D, the backbone's width.
     """
 
     token_dim: int
@@ -221,9 +253,13 @@ class ImageHead(Part):
 
 
 class TextHead(Part):
-    """From a hidden state to a distribution over the next text token."""
+    """From a hidden state to a distribution over the next text token.
 
-    softcap: float | None = None  # the logits lie softly within ± softcap
+    Attributes:
+        softcap: the logits lie softly within ± softcap; None for no bound.
+    """
+
+    softcap: float | None = None
 
     @abstractmethod
     def logits(self, h: Tensor, weight: Tensor) -> Tensor:

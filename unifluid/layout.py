@@ -18,9 +18,11 @@ from torch import Tensor
 class Layout:
     """What attention needs to know of rows of L positions.
 
-    segments (B, L): 1, 2, … within a row, 0 for padding · prefix (B, L): True where the position belongs to its
-    segment's bidirectional prefix · positions (B, L): 0, 1, … from each segment's start · ahead (B, L): how many
-    positions of its own round come after it, None where all rounds are single positions.
+    Args:
+        segments: (B, L), 1, 2, … within a row, 0 for padding.
+        prefix: (B, L), True where the position belongs to its segment's bidirectional prefix.
+        positions: (B, L), 0, 1, … from each segment's start.
+        ahead: (B, L), how many positions of its own round come after it; None where all rounds are single positions.
     """
 
     segments: Tensor

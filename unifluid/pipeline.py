@@ -43,11 +43,14 @@ def load(
     """The model in a checkpoint or an exported folder, ready to use.
 
     Args:
+        path: a checkpoint, the folder of a run, or an exported folder.
         weights: ema or raw; default: the EMA where there is one.
-        device: default: the GPU where there is one.
+        device: cpu, cuda, cuda:1, …; default: the GPU where there is one.
+        precision: of drawing and writing; bf16-mixed keeps the weights in fp32.
         allow: packages, beside the kit's own, whose classes the checkpoint may name.
 
-    Raises FileNotFoundError or ValueError, naming the file.
+    Raises FileNotFoundError where there is nothing; ValueError where it is damaged, names a class that is not trusted,
+    is no `unifluid.UniFluid`, or where the device is missing or full. The message names the file or the device.
     """
     stored = read(path, weights)
     module = stored.build((*ALLOWED, *allow))
@@ -80,9 +83,19 @@ def to_device(module: M, device: str | None = None) -> M:
 class Pipeline:
     """Draws, describes, answers and edits. `weights` says whether its weights are the EMA or raw.
 
-    Keyword arguments `sampling` are those of `ImageSampling` (steps, guidance, order, …) for pictures and of
-    `TextSampling` (beams, temperature, …) for text. Result i is a function of (seed, indices[i]) and its input;
-    `indices` default to 0, 1, …; `watch` is shown the pictures of a batch after every token.
+    A picture given is a file, an open `PIL.Image`, or a uint8 tensor (3, H, W), of any size; a tuple, in a list of
+    pictures, is looked at together. Pictures made are `PIL.Image`s of the image tokenizer's size.
+
+    All methods take
+
+    - `sampling`, keyword arguments of `ImageSampling` (steps, guidance, order, …) for pictures and of `TextSampling`
+      (beams, temperature, …) for text;
+    - `seed` and `indices`: result i is a function of (seed, indices[i]) and its input, whatever is made beside it;
+      `indices` default to 0, 1, …;
+    - `progress`, called with (items done, of how many);
+    - `watch`, where pictures are made: called with the pictures of a batch, as far as drawn, after every token.
+
+    They raise ValueError for an empty text, a picture that cannot be read, or a setting out of range.
     """
 
     def __init__(self, module: UniFluid, weights: Weights = "raw", precision: Precision = "32-true"):
@@ -97,7 +110,7 @@ class Pipeline:
         watch: PictureWatch | None = None,
         **sampling: Any,
     ) -> list[Image.Image]:
-        """One picture for each prompt."""
+        """One picture for each of n prompts -> n pictures."""
         examples = [Example(str(i), "generate", prompt=p) for i, p in enumerate(_texts(prompts, "prompt"))]
         return self._draw(examples, seed, indices, progress, watch, sampling)
 
@@ -111,7 +124,10 @@ class Pipeline:
         watch: PictureWatch | None = None,
         **sampling: Any,
     ) -> list[Image.Image]:
-        """Each picture changed by its instruction; one picture or one instruction serves all of the other."""
+        """Each picture changed by its instruction; one picture or one instruction serves all of the other.
+
+        Raises ValueError where there are several of both and not as many of each.
+        """
         pairs = _pairs(_pictures(images), _texts(instructions, "instruction"))
         examples = [Example(str(i), "edit", image=x, instruction=t) for i, (x, t) in enumerate(pairs)]
         return self._draw(examples, seed, indices, progress, watch, sampling)
@@ -138,7 +154,10 @@ class Pipeline:
         progress: Progress | None = None,
         **sampling: Any,
     ) -> list[str]:
-        """An answer to each question about its picture; one picture or one question serves all of the other."""
+        """An answer to each question about its picture; one picture or one question serves all of the other.
+
+        Raises ValueError where there are several of both and not as many of each.
+        """
         pairs = _pairs(_pictures(images), _texts(questions, "question"))
         examples = [Example(str(i), "answer", image=x, question=t) for i, (x, t) in enumerate(pairs)]
         return self._write(examples, seed, indices, progress, sampling)

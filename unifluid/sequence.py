@@ -37,19 +37,33 @@ Order = Literal["random", "raster"] | list[int]  # drawn for each image, row-maj
 
 @dataclass
 class Example:
-    """One line of data, in a JSONL file or in memory. Images are uint8 (3, H, W)."""
+    """One line of data, in a JSONL file or in memory. Images are uint8 (3, H, W), of any size.
+
+    Args:
+        id: names the example in messages and results.
+        task: caption, answer, generate or edit.
+        image: what is looked at: caption, answer, edit; a tuple of several is looked at together.
+        target: what is to be drawn: generate, edit.
+        prompt: the sentence to draw; for captions what is asked ("caption en").
+        question: for answers.
+        answers: right ones; the first is learned.
+        caption: what is to be written of the image.
+        instruction: for edits.
+        meta: ground truth for evaluation; never seen by the model.
+        moments: instead of `target`, what the image tokenizer makes of it (`datamodules.moments`).
+    """
 
     id: str
     task: Task
-    image: Tensor | tuple[Tensor, ...] | None = None  # what is looked at: caption, answer, edit
-    target: Tensor | None = None  # what is to be drawn: generate, edit
-    prompt: str | None = None  # the sentence to draw; for captions what is asked ("caption en")
+    image: Tensor | tuple[Tensor, ...] | None = None
+    target: Tensor | None = None
+    prompt: str | None = None
     question: str | None = None
     answers: tuple[str, ...] = ()
     caption: str | None = None
     instruction: str | None = None
-    meta: dict[str, Any] = field(default_factory=dict)  # ground truth for evaluation; never seen by the model
-    moments: Tensor | None = None  # instead of `target`, what the image tokenizer makes of it (datamodules.moments)
+    meta: dict[str, Any] = field(default_factory=dict)
+    moments: Tensor | None = None
 
     @property
     def images(self) -> tuple[Tensor, ...]:

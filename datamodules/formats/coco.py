@@ -27,7 +27,7 @@ class CocoCaptions(Annotations):
     """Pictures to describe: an example for each caption in training, for each picture in an evaluation.
 
     Args:
-        annotations: the file of captions, see above.
+        annotations: the official captions_*.json, or Karpathy's dataset_coco.json.
         images: the folder of pictures: train2014 for official files, the one that holds it for Karpathy's.
         split: which part of Karpathy's file, or several: train+restval. Official files have none.
         per: caption, or picture: then its first caption is the example's, and all of them are `meta["captions"]`.

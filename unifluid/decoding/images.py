@@ -27,7 +27,7 @@ Watch = Callable[[Tensor, Tensor], None]  # image tokens (M, N, d) of a batch, r
 
 @dataclass(frozen=True)
 class ImageSampling:
-    """How images are drawn.
+    """How images are drawn. Raises ValueError, naming the setting, where one is out of range.
 
     Args:
         steps: head steps for every image token (MAR: 100; a flow head needs about 25).

@@ -17,7 +17,7 @@ from unifluid.sequence import Example, Formatter, Segment
 
 @dataclass(frozen=True)
 class TextSampling:
-    """How text is written.
+    """How text is written. Raises ValueError where a setting is out of range, or two do not go together.
 
     Args:
         beams: width of the beam search; 1 is no search.
