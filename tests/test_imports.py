@@ -136,8 +136,8 @@ def violations(file: Path) -> list[str]:
             good = True
         else:
             good = libraries is ANY or top in libraries
-            home = (top, room) == ("gradio", "unifluid.page")
-            good &= not (top == "lightning" and room in LIGHTNING_FREE) and not (top in HEAVY and at_import and not home)
+            light = top not in HEAVY or (top, room) == ("gradio", "unifluid.page")
+            good &= not (top == "lightning" and room in LIGHTNING_FREE) and (light or not at_import)
         if not good:
             found.append(f"{name} must not import {imported}")
     return found

@@ -97,10 +97,11 @@ def figure(frame: Frame, words: str, tokens: int, about: str) -> str:
     file = io.BytesIO()
     frame.picture.save(file, "png")
     source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-    width = frame.picture.width * max(1, SHOWN // frame.picture.width)
+    times = max(1, SHOWN // frame.picture.width)
+    width, look = frame.picture.width * times, "crisp" if times > 1 else ""
     if frame.tokens is None:
         below = f'<span>{about}</span><a href="{source}" download="picture.png">Save</a>'
     else:
         below = f'<progress value="{frame.tokens}" max="{tokens}"></progress><span>{frame.tokens} of {tokens}</span>'
-    image = f'<img src="{source}" width="{width}" alt="{html.escape(words)}">'
+    image = f'<img class="{look}" src="{source}" width="{width}" alt="{html.escape(words)}">'
     return f'<figure class="drawn" style="width: {width}px">{image}<figcaption>{below}</figcaption></figure>'

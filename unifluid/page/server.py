@@ -14,9 +14,9 @@ from unifluid.decoding.images import ImageSampling
 from unifluid.pipeline import Pipeline
 
 HOST = "127.0.0.1"
-# Small pictures are enlarged by whole pixels, photographs as ever; the page is told apart by the size that arrived.
+# Small pictures are shown with sharp pixels, photographs as ever: which it is, an uploaded file tells by its size.
 CRISP = """<script>document.addEventListener("load", ({target: i}) => {
-  if (i.tagName === "IMG") i.classList.toggle("crisp", i.naturalWidth < 200);
+  if (i.tagName === "IMG") i.classList.toggle("crisp", i.naturalWidth < 225);
 }, true)</script>"""
 
 

@@ -17,7 +17,8 @@ from unifluid.page.inputs import LONGEST, read_upload
 
 # One request at a time, whichever button it comes from; none can be called but from the page.
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private", "show_progress": "minimal"}
-AT_ONCE = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+AT_ONCE = {"concurrency_limit": None, "api_visibility": "private", "show_progress": "hidden"}
+UNHEARD = {"queue": False, **AT_ONCE}  # gradio shows no errors of what passes by its queue
 
 
 class Drawn(NamedTuple):
@@ -98,7 +99,7 @@ def describe_tab(handlers: Handlers) -> Task:
         with settings():
             width = beams()
     with gr.Column():
-        caption = gr.Textbox(label="Description", lines=3, interactive=False, buttons=["copy"])
+        caption = gr.Textbox(label="Description", lines=3, interactive=False)
     run = {"fn": handlers.describe, "inputs": [picture, width], "outputs": caption, **MODEL}
     go.click(**run)
     return Task(picture, run)
@@ -113,7 +114,7 @@ def ask_tab(handlers: Handlers) -> Task:
         with settings():
             width = beams()
     with gr.Column():
-        answer = gr.Textbox(label="Answer", lines=3, interactive=False, buttons=["copy"])
+        answer = gr.Textbox(label="Answer", lines=3, interactive=False)
     gr.on([go.click, question.submit], handlers.ask, [picture, question, width], answer, **MODEL)
     return Task(picture)
 
@@ -129,6 +130,8 @@ def upload(tab: str) -> gr.Image:
     names = {"elem_id": f"{tab}-picture", "elem_classes": "upload"}
     picture = gr.Image(label="Picture", sources=["upload", "clipboard"], format="png", buttons=[], height=320, **names)
     picture.preprocess = read_upload  # no subclass: gradio would write an interface file beside this one
+    checked = picture.upload(lambda _: None, picture, **AT_ONCE)  # reads it: what is no picture is refused as it comes
+    checked.failure(lambda: None, outputs=picture, **UNHEARD)
     return picture
 
 
@@ -182,5 +185,6 @@ def wire(
     seed: gr.Number,
 ) -> None:
     """The buttons of a drawing. Stop ends the one that is being drawn, and takes one that waits out of the queue."""
-    drawn = gr.on([go.click, entry.submit], draw, inputs, [result.figure, result.picture, seed], **MODEL)
-    stop.click(handlers.stop, cancels=drawn, **AT_ONCE)
+    shown = [result.figure, result.picture, seed]
+    drawn = gr.on([go.click, entry.submit], draw, inputs, shown, show_progress_on=result.figure, **MODEL)
+    stop.click(handlers.stop, cancels=drawn, **UNHEARD)
