@@ -22,6 +22,7 @@ COMMANDS = {  # name: (module with `run(command, args)`, what it does)
     "caption": ("sample", "describe pictures"),
     "answer": ("sample", "answer questions about pictures"),
     "edit": ("sample", "change pictures by instructions"),
+    "serve": ("serve", "a page in the browser: draw, describe, ask, edit"),
     "reconstruct": ("reconstruct", "check an image tokenizer: pictures encoded and decoded, with PSNR"),
     "plan": ("plan", "parameters, FLOPs, memory and hours of a run, before it starts"),
     "score": ("score", "score pictures, captions or answers in files, whoever made them"),
