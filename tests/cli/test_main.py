@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import unifluid
 from unifluid.cli import main as dispatcher
 from unifluid.cli.main import COMMANDS, main
+
+ROOT = Path(__file__).parents[2]
+LARGE = {"timm", "transformers", "diffusers", "peft", "torchmetrics", "matplotlib", "scipy", "datasets", "tensorboard"}
 
 
 def test_help_names_every_command(capsys):
@@ -35,6 +39,19 @@ def test_help_costs_less_than_half_a_second_and_no_torch():
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+
+
+def test_settings_are_read_without_large_libraries():
+    """Beyond what Lightning imports by itself, which is what its time is made of."""
+    code = (
+        "import sys, lightning; before = set(sys.modules); import unifluid.cli.main as m;"
+        "code = m.main(['fit', '--config', 'experiments/demo.yaml', '--print_config']);"
+        f"added = {{name.split('.')[0] for name in set(sys.modules) - before}} & {LARGE};"
+        "sys.exit(f'imported: {added}' if added else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "class_path: unifluid.encoders.Patches" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["generate", "caption", "answer", "edit", "export", "reconstruct"])
