@@ -79,12 +79,33 @@ def test_its_own_config_repeats_a_run(finished, tmp_path):
         ("model=unifluid.UniFluit", "UniFluid"),
         ("data.init_args.stream=1", "streams"),
         ("model.init_args.xyz=1", None),
+        # abbreviations
+        ("trainer.max_step=5", "--trainer.max_steps"),
+        ("trainer.max_step 5", "--trainer.max_steps"),
+        ("seed 3", "--seed_everything"),
+        ("allow-mod tiny", "--allow-module"),
+        ("model.init_args.la=1", "lam"),
+        ("model.init_args.backbone.init_args.wid=5", "width"),
+        ("foo=1", None),
     ],
 )
 def test_the_nearest_name_is_offered(wrong, near, capsys):
-    assert main(["fit", "--config", str(TINY), "--allow-module", "tiny", f"--{wrong}"]) == 2
+    assert main(["fit", "--config", str(TINY), "--allow-module", "tiny", *f"--{wrong}".split()]) == 2
     line = capsys.readouterr().err.strip()
     assert line.endswith(f"; did you mean {near}?") if near else "did you mean" not in line
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("trainer: {max_step: 5}", "no setting trainer.max_step; did you mean trainer.max_steps?"),
+        ("seed: 3", "no setting seed; did you mean seed_everything?"),
+        ("nothing: 3", "no setting nothing"),
+    ],
+)
+def test_the_nearest_name_is_offered_for_a_file_too(text, message, tmp_path, capsys):
+    (tmp_path / "wrong.yaml").write_text(text)
+    assert error_line(capsys, *fit_arguments(tmp_path, "--config", str(tmp_path / "wrong.yaml"))) == message
 
 
 @pytest.mark.parametrize(

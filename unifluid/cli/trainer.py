@@ -22,6 +22,7 @@ from callbacks.predictions import PredictionSettings, predictions
 from callbacks.schedule import Scheduled
 from unifluid.cli import display, flags, nulls
 from unifluid.cli.lock import locked
+from unifluid.cli.nearest import flag_hint
 from unifluid.cli.runs import CONFIG, expand
 from unifluid.configs import ALLOWED
 from unifluid.precision import default_precision
@@ -79,7 +80,7 @@ class CLI(LightningCLI):
             # The kit's data modules share rows out over ranks by themselves.
             trainer_defaults={"default_root_dir": "runs/default", "use_distributed_sampler": False},
             seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False, command: {"exit_on_error": False}},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, command: {"exit_on_error": False}},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=[command, *args],
@@ -91,7 +92,11 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         nulls.mend()
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except argparse.ArgumentError as error:
+            flags = self._parser(self.command)._option_string_actions
+            raise ValueError(f"{error}{flag_hint(str(error), [*flags, '--allow-module'])}") from error
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in SEEDS:
