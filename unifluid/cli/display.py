@@ -39,9 +39,9 @@ class RunProgress(RichProgressBar):
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Without the version of a logger, which says nothing of the run; with examples a second, over all ranks."""
         shown = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
-        rows, bar = getattr(trainer.datamodule, "rows_per_step", None), self.train_progress_bar
-        if rows is not None and bar.speed:
-            shown["rows/s"] = f"{rows * bar.speed:.0f}"
+        rows = getattr(trainer.datamodule, "rows_per_step", None)
+        if rows is not None and self.train_progress_bar_id is not None and (speed := self.train_progress_bar.speed):
+            shown["rows/s"] = f"{rows * speed:.0f}"
         return shown
 
 

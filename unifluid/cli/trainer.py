@@ -14,7 +14,6 @@ import lightning as L
 import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.last import LastCheckpoint
@@ -22,6 +21,7 @@ from callbacks.predictions import PredictionSettings, predictions
 from callbacks.schedule import Scheduled
 from unifluid.cli import display, flags, nulls
 from unifluid.cli.lock import locked
+from unifluid.cli.logs import RunLogger
 from unifluid.cli.nearest import flag_hint
 from unifluid.cli.runs import CONFIG, expand
 from unifluid.configs import ALLOWED
@@ -58,8 +58,13 @@ class SaveConfig(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         self.parser.save(self.config, folder / CONFIG, skip_none=False, overwrite=True)
-        for logger in trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Not reached where a run is complete."""
+        if trainer.is_global_zero:
+            config = yaml.safe_load((Path(trainer.default_root_dir) / CONFIG).read_text(encoding="utf-8"))
+            for logger in trainer.loggers:
+                logger.log_hyperparams(config)
 
 
 class CLI(LightningCLI):
@@ -120,8 +125,8 @@ class CLI(LightningCLI):
             kwargs["enable_model_summary"] = False  # Lightning's own, of which ours takes the place
         if self.command == "predict":
             kwargs["logger"] = False
-        elif settings["logger"] in (None, True):
-            kwargs["logger"] = TensorBoardLogger(settings["default_root_dir"], name="", version="")
+        elif settings["logger"] in (None, True):  # what is evaluated is kept by results/ and scores.json
+            kwargs["logger"] = self.command == "fit" and RunLogger(settings["default_root_dir"])
         if settings["precision"] is None:
             kwargs["precision"] = default_precision(str(settings["accelerator"]))
         if isinstance(settings["val_check_interval"], int):  # optimizer steps; Lightning counts accumulated batches
