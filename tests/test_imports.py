@@ -89,6 +89,7 @@ HEAVY = {
     "jinja2",
     "markupsafe",
     "tensorboard",
+    "timm",
 }
 
 
@@ -174,6 +175,7 @@ def test_rooms_import_downwards_only(file):
         ("unifluid/heads/new.py", "from unifluid.backbones import Decoder"),
         ("unifluid/heads/new.py", "def f():\n    import lightning"),
         ("unifluid/backbones/new.py", "import transformers"),
+        ("unifluid/encoders/new.py", "from timm.layers import PatchEmbed"),
         ("unifluid/model.py", "if TYPE_CHECKING:\n    import transformers"),
         ("unifluid/cli/new.py", "import gradio"),
         ("unifluid/sequence.py", "from unifluid import model"),

@@ -216,20 +216,13 @@ class UniFluid(Trainable):
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         text = (losses.text * batch.label_weight).sum() * parts / max(batch.text_rows_in_step, 1)
         visual = losses.image.mean((1, 2)).sum() * parts / max(batch.image_rows_in_step, 1)
-        self._log_step(torch.stack([text, visual]).detach(), losses, batch, batch_idx)
+        self.log_step({"train/text": text, "train/visual": visual}, batch_idx)
+        if self.is_logged():
+            self._log_tasks(losses, batch, *self.ends_of_step(batch_idx))
         return visual + self.lam * text
 
-    def _log_step(self, parts: Tensor, losses: TokenLosses, batch: Batch, batch_idx: int) -> None:
-        """Log the losses of a whole optimizer step, over accumulated batches and ranks, at its last batch."""
-        trainer, n = self.trainer, self.trainer.accumulate_grad_batches
-        first, last = batch_idx % n == 0, (batch_idx + 1) % n == 0 or trainer.is_last_batch
-        self.step_losses = parts / n if first else self.step_losses + parts / n
-        if last:
-            text, visual = self.step_losses
-            self.log_dict({"train/text": text, "train/visual": visual}, prog_bar=True, sync_dist=True)
-        every = trainer.log_every_n_steps
-        if not every or (self.global_step + 1) % every:  # `log` takes its time also where nothing is logged
-            return
+    def _log_tasks(self, losses: TokenLosses, batch: Batch, first: bool, last: bool) -> None:
+        """Log mean losses by task of a whole optimizer step, over accumulated batches and ranks, at its last batch."""
         if first:
             self.step_totals = torch.zeros(len(TASKS), 2, device=self.device)
         for task, total, count in self._task_losses(losses, batch):
