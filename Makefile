@@ -1,9 +1,10 @@
-# make install | test | test-slow | lint | docs | docs-serve | demo | emoji       PYTHON=python3.12 make install picks the interpreter
+# make install | test | test-slow | lint | docs | docs-serve | demo | emoji | bench | bench-full
+# PYTHON=python3.12 make install picks the interpreter
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install test test-slow lint docs docs-serve demo emoji
+.PHONY: install test test-slow lint docs docs-serve demo emoji bench bench-full
 
 install: $(STAMP)
 
@@ -46,3 +47,14 @@ emoji: install
 	$(BIN)/unifluid report runs/emoji --title "Emoji" --out runs/emoji/report.html
 	@echo "runs/emoji holds config.yaml, last.ckpt, scores.json, samples.png, results and TensorBoard logs."
 	@echo "Open runs/emoji/report.html in a browser to see them all."
+
+# Speed beside plain references: a quarter of an hour on two cores. Results go to benchmarks/results, whole or not.
+BENCHMARKS := head decode text train scaling startup data
+REPEATS ?= 5
+
+bench: install
+	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --repeats $(REPEATS) || exit 1; done
+
+# Whole pictures of 256 tokens, batch 1 and 16: hours on a CPU; make bench-full REPEATS=1 for a first look.
+bench-full: install
+	$(BIN)/python -m benchmarks.decode --full --repeats $(REPEATS)

@@ -100,6 +100,11 @@ class Bench:
         self.say(f"{row['case']}: " + ", ".join(text.format(row[key]) for key, text in told.items() if row.get(key)))
         return row
 
+    def more(self, row: Row, **values: Any) -> None:
+        """Add columns to a row that is there already."""
+        self.rows = [other | values if other["case"] == row["case"] else other for other in self.rows]
+        self.write()
+
     def note(self, text: str) -> None:
         """A line beneath the table."""
         self.notes.append(text)

@@ -62,7 +62,7 @@ class Latents(ImageTokenizer):
 def filled(module: nn.Module) -> nn.Module:
     """No weights left at zero: heads start as the identity, which would make every comparison a success."""
     for parameter in module.parameters():
-        if not parameter.any():
+        if parameter.requires_grad and not parameter.any():
             nn.init.normal_(parameter, std=0.3 * parameter.shape[-1] ** -0.5)
     return module
 

@@ -14,7 +14,6 @@ from benchmarks.models import make_formatter, prompts
 from benchmarks.textbook import DiffusionLoop, bidirectional
 from unifluid.decoding import ImageSampling, generate_images
 from unifluid.decoding.prefix import prefill
-from unifluid.layout import Layout
 from unifluid.model import UniFluidModel
 from unifluid.packing import pack_prompts
 from unifluid.sequence import Segment
@@ -75,7 +74,7 @@ class Drawing:
         inputs = model.target_inputs(self.normal(rows, self.places, self.channels), order)[:, : drawn + 1]
         _, cache = prefill(model, self.formatter, self.segments(), self.places)
         seen = cache.length + drawn
-        layout = Layout(*(t[:, : seen + 1] for t in vars(cache.layout).values()))
+        layout = cache.layout.map(lambda t: t[:, : seen + 1])
         prompt = model.embed(pack_prompts(self.segments(), self.formatter).to(self.device))
         inputs = inputs.to(prompt.dtype)
         if drawn:

@@ -67,12 +67,17 @@ class Network(nn.Module):
         return self.output(self.norm(h) * (1 + scale) + shift)
 
 
+def network(head: ImageHead) -> Network:
+    """Where the head is, in its dtype."""
+    return Network(head).to(next(head.parameters())).eval()
+
+
 class DiffusionLoop:
     """DDPM's ancestral sampling (2006.11239, algorithm 2) with the learned variance of iDDPM (2102.09672, eq. 15), by
     way of the predicted x_0 and the posterior's mean (DDPM eq. 7)."""
 
     def __init__(self, head: ImageHead, steps: int):
-        self.net = Network(head).to(next(head.parameters()).device).eval()
+        self.net = network(head)
         alpha_bar = head.schedule.alpha_bar
         kept = torch.linspace(0, len(alpha_bar) - 1, steps, dtype=torch.float64).round().long()
         alpha_bar = alpha_bar[kept]
@@ -105,7 +110,7 @@ class FlowLoop:
     """Euler's steps of dx = v dt from noise at t = 0, every step a whole call of the network."""
 
     def __init__(self, head: ImageHead, steps: int):
-        self.net, self.steps = Network(head).to(next(head.parameters()).device).eval(), steps
+        self.net, self.steps = network(head), steps
 
     @torch.no_grad()
     def __call__(self, z: Tensor, noise: Tensor, weights: Tensor) -> Tensor:
@@ -143,7 +148,14 @@ def uncached_tokens(
     tokens, token = torch.zeros(m, n, d, device=device), None
     sample = sample or model.image_head.sample
     for k in range(n):
-        x = torch.cat([x, model.next_inputs(order, k, token).repeat(len(branches), 1, 1).to(x.dtype)], dim=1)
+        last = None if token is None else token[:, None]
+        x = torch.cat(
+            [
+                x,
+                model.next_inputs(order, k, last).repeat(len(branches), 1, 1).to(x.dtype),
+            ],
+            dim=1,
+        )
         h = model.backbone(x, extend(batch.layout, k + 1))[:, -1]
         noise = randomness.normal(seed, rows, f"place/{k}", sampling.steps + 1, d, device=device).transpose(0, 1)
         token = sample(h.unflatten(0, (len(branches), m)), noise, weights[k])

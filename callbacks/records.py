@@ -66,9 +66,10 @@ def publish(trainer: L.Trainer, module: L.LightningModule, record: Record, resul
         logger.log_metrics(metrics, record.step)
     table = Table("score", "value", "95 % interval", "n")
     table.title = f"{record.prefix}, {record.weights} weights, step {record.step}"
-    for name, score in record.scores.items():
+    table.caption = str(results / f"{name}.jsonl")
+    for score_name, score in record.scores.items():
         interval = "" if score.low is None else f"{score.low:.3f} – {score.high:.3f}"
-        table.add_row(name, f"{score.value:.3f}", interval, str(score.n))
+        table.add_row(score_name, f"{score.value:.3f}", interval, str(score.n))
     rich_print(table)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 import lightning as L
+from rich import get_console
 
 from callbacks.ema import Weights, live_weights
 from callbacks.evaluator import progress_bar, trained_precision
@@ -39,6 +42,8 @@ class SampleGrid(Scheduled):
         seed: of what is drawn.
         weights: which weights draw; without an EMA callback there are only raw ones.
         every, at_end: when, see `Scheduled`.
+        minutes: also once after each of these times since training began, over all resumed parts and without the time
+            that drawing took: [1, 5] for a first look.
     """
 
     def __init__(
@@ -51,10 +56,44 @@ class SampleGrid(Scheduled):
         weights: Weights = "ema",
         every: int | None = None,
         at_end: bool = True,
+        minutes: list[float] | None = None,
     ):
         super().__init__(every, at_end)
+        if min(minutes or [1]) <= 0:
+            raise ValueError(f"SampleGrid.minutes must be above 0, or null for none, got {minutes}")
+        self.waiting = sorted(minutes or [])
+        self.trained = 0.0  # seconds
         self.datasets, self.n, self.seed, self.weights = datasets, n, seed, weights
         self.sampling, self.text = sampling, text
+
+    # -- by the clock -----------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, float]:
+        return {"trained": self.trained}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.trained = state_dict["trained"]
+        self.waiting = [minutes for minutes in self.waiting if 60 * minutes > self.trained]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._mark = time.monotonic() - self.seconds
+        super().on_train_start(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        before, now = self.step, time.monotonic() - self.seconds
+        self.trained, self._mark = self.trained + now - self._mark, now
+        super().on_train_batch_end(trainer, pl_module, *args)
+        if self.step != before and self.waiting and self._is_time(trainer):
+            del self.waiting[0]
+            if self._last != self.step:
+                self._timed_run(trainer, pl_module, "fit")
+
+    def _is_time(self, trainer: L.Trainer) -> bool:
+        """Whether it is by any rank's clock: all must draw after the same step."""
+        due = self.trained >= 60 * self.waiting[0]
+        return trainer.strategy.reduce_boolean_decision(due, all=False) if trainer.world_size > 1 else due
+
+    # -- drawing ----------------------------------------------------------------------------------------------------
 
     def run(self, trainer: L.Trainer, module: L.LightningModule, stage: Stage) -> None:
         with live_weights(trainer, module, self.weights):
@@ -65,7 +104,9 @@ class SampleGrid(Scheduled):
     def draw(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         with trained_precision(trainer), progress_bar(trainer, "samples") as progress:
             sections = [self.section(module, dataset, progress) for dataset in self.datasets]
-        publish_sheet(trainer, "samples", sections, Path(trainer.default_root_dir) / FILE, self.step)
+        path = Path(trainer.default_root_dir) / FILE
+        publish_sheet(trainer, "samples", sections, path, self.step)
+        get_console().print(f"{FILE}: {path} after {self.step:,} steps", soft_wrap=True, highlight=False, markup=False)
 
     def section(self, module: L.LightningModule, dataset: ExampleDataset, progress: Progress) -> Section:
         """The model's results on the first examples of one data set."""

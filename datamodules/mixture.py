@@ -169,6 +169,11 @@ class Mixture(L.LightningDataModule):
         self.tokenizer_texts = tokenizer_texts
 
     @property
+    def rows_per_step(self) -> int:
+        """Over all ranks and accumulated batches."""
+        return sum(self.counts.values())
+
+    @property
     def tokenizer_file(self) -> Path:
         return Path(self.trainer.default_root_dir) / "tokenizer.model"
 

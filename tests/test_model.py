@@ -14,7 +14,7 @@ from unifluid.decoding.prefix import prefill
 from unifluid.heads.diffusion_mlp import DiffusionMLP
 from unifluid.model import TokenLosses, UniFluidModel
 from unifluid.packing import pack
-from unifluid.sequence import Batch, Segment
+from unifluid.sequence import Batch, Segment, round_sizes
 
 COPIES = 3
 MODEL = tiny.model()
@@ -208,7 +208,7 @@ def test_an_image_suffix_through_the_cache_place_by_place():
     n = MODEL.image_tokenizer.num_tokens
     _, cache = prefill(MODEL, FORMATTER, drawn, n)
     for k in range(n):
-        last = None if k == 0 else tokens[torch.arange(len(drawn)), BATCH.orders[:, k - 1]]
+        last = None if k == 0 else tokens[torch.arange(len(drawn)), BATCH.orders[:, k - 1]][:, None]
         h = MODEL.backbone(MODEL.next_inputs(BATCH.orders, k, last), cache.layout, cache)
         assert (h[:, 0] - full[BATCH.target_index[:, k]]).abs().max() <= 1e-5
 
@@ -286,3 +286,23 @@ def test_image_tokens_start_at_the_size_asked_for():
     for name in ("boi", "token_projection.weight"):
         ratio = small.get_parameter(name).square().mean() / large.get_parameter(name).square().mean()
         assert 0.005 < ratio < 0.02
+
+
+@torch.no_grad()
+def test_in_rounds_a_place_sees_tokens_of_earlier_rounds_only():
+    formatter = dataclasses.replace(FORMATTER, rounds=(4,))
+    examples = [e for e in tiny.examples() if e.response is None]
+    batch = pack([formatter.segment(e, row) for row, e in enumerate(examples)], formatter, 40)
+    number = torch.arange(4).repeat_interleave(torch.tensor(round_sizes(9, 4)))
+    tokens = torch.randn(len(examples), 9, MODEL.image_tokenizer.token_dim)
+    h = predicting(batch, tokens)
+    for k in range(9):
+        changed = tokens.clone()
+        changed[:, k] += 1
+        moved = (predicting(batch, changed) - h).abs().amax(-1) > 1e-6  # (targets, places)
+        assert moved.equal((number > number[k]).expand(len(examples), -1))
+
+
+def predicting(batch: Batch, ordered: Tensor) -> Tensor:
+    """Hidden states (n_targets, N, D) that image tokens are predicted from."""
+    return MODEL.backbone(MODEL.embed(batch, ordered), batch.layout).flatten(0, 1)[batch.target_index]

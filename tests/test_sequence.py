@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pickle
 
 import pytest
@@ -11,7 +12,17 @@ import torch
 
 from unifluid.layout import attention_mask
 from unifluid.packing import pack
-from unifluid.sequence import TASKS, Example, Formatter, Segment, make_order, to_uint8, to_unit
+from unifluid.sequence import (
+    TASKS,
+    Example,
+    Formatter,
+    Segment,
+    make_order,
+    round_layout,
+    round_sizes,
+    to_uint8,
+    to_unit,
+)
 
 MODEL = tiny.model()
 FORMATTER = tiny.formatter(MODEL)
@@ -118,3 +129,35 @@ def test_pixels_survive_there_and_back():
     constant = to_unit(torch.full((3, 9, 4), 255, dtype=torch.uint8), 8)
     assert (constant - 1).abs().max() < 1e-6 and constant.shape == (3, 8, 8)
     assert to_uint8(torch.tensor([-7.0, 7.0])).tolist() == [0, 255]
+
+
+@pytest.mark.parametrize(("n", "rounds"), [(256, 64), (16, 5), (9, 4), (9, 9), (9, 1), (2, 2), (1, 1), (100, 99)])
+def test_rounds_grow_by_the_cosine(n, rounds):
+    sizes = round_sizes(n, rounds)
+    assert len(sizes) == rounds and sum(sizes) == n and sizes == sorted(sizes) and sizes[0] >= 1
+    drawn = 0
+    for i, size in enumerate(sizes[:-1], 1):
+        drawn += size
+        assert drawn <= n * (1 - math.cos(math.pi / 2 * i / rounds)) + i  # a token at least in each round
+
+
+@pytest.mark.parametrize("rounds", [0, 10])
+def test_rounds_no_image_has_are_refused(rounds):
+    with pytest.raises(ValueError, match=f"an image of 9 tokens is drawn in 1 to 9 rounds, not {rounds}"):
+        round_sizes(9, rounds)
+
+
+def test_places_of_a_round_carry_the_tokens_of_the_one_before():
+    carried, ahead = round_layout([1, 2, 2, 4])
+    assert carried.tolist() == [-1, 0, -1, 1, 2, 3, 4, -1, -1]
+    assert ahead.tolist() == [0, 1, 0, 1, 0, 3, 2, 1, 0]
+    carried, ahead = round_layout([1] * 5)
+    assert carried.tolist() == [-1, 0, 1, 2, 3] and not ahead.any()
+
+
+def test_each_image_of_training_takes_one_of_the_rounds():
+    formatter = tiny.formatter(tiny.model(), rounds=(2, 4, 9))
+    example = next(e for e in tiny.examples() if e.task == "generate")
+    taken = [formatter.segment(example, row).rounds for row in range(60)]
+    assert taken == [formatter.segment(example, row).rounds for row in range(60)]
+    assert {n: taken.count(n) > 8 for n in (2, 4, 9)} == {2: True, 4: True, 9: True}

@@ -112,7 +112,7 @@ def pretended(model: UniFluidModel, mode: FakeTensorMode) -> UniFluidModel:
 def pretended_batch(batch: Batch, mode: FakeTensorMode) -> Batch:
     def fake(part: Any) -> Any:
         if isinstance(part, Layout):
-            return Layout(*(mode.from_tensor(getattr(part, f.name)) for f in dataclasses.fields(part)))
+            return part.map(mode.from_tensor)
         return mode.from_tensor(part) if isinstance(part, Tensor) else part
 
     return Batch(**{f.name: fake(getattr(batch, f.name)) for f in dataclasses.fields(batch)})

@@ -87,19 +87,28 @@ class UniFluidModel(nn.Module):
         self.image_tokenizer.eval()
         return self
 
-    def next_inputs(self, order: Tensor, k: int, tokens: Tensor | None = None) -> Tensor:
-        """Input that predicts place `k` of `order` (n, N) -> (n, 1, D); `tokens` (n, d) is the token of place k − 1."""
-        next_position = self.next_position.flatten(0, 1)[order[:, k]]
-        if tokens is None:
-            return (self.boi + next_position)[:, None]
-        own_position = self.own_position.flatten(0, 1)[order[:, k - 1]]
-        return (self.token_projection(tokens) + own_position + next_position)[:, None]
+    def next_inputs(self, order: Tensor, k: int, tokens: Tensor | None = None, size: int = 1) -> Tensor:
+        """Inputs that predict the `size` places of `order` (n, N) from `k` on -> (n, size, D).
 
-    def target_inputs(self, ordered: Tensor, order: Tensor) -> Tensor:
-        """Teacher forcing: tokens in generation order (n, N, d) -> inputs (n, N, D) whose place k predicts token k."""
+        They carry `tokens` (n, m, d), those of the m places before `k`, m <= size; those left over BOI.
+        """
+        x = self.boi.expand(len(order), size, -1)
+        if tokens is not None:
+            m = tokens.shape[1]
+            own = self.own_position.flatten(0, 1)[order[:, k - m : k]] + self.token_projection(tokens)
+            x = torch.cat([own, x[:, m:].to(own.dtype)], dim=1)
+        return x + self.next_position.flatten(0, 1)[order[:, k : k + size]]
+
+    def target_inputs(self, ordered: Tensor, order: Tensor, carried: Tensor | None = None) -> Tensor:
+        """Teacher forcing: tokens in generation order (n, N, d) -> inputs (n, N, D) whose place k predicts token k.
+
+        Place k carries token k − 1, or that which `carried` (n, N) says; the first, and those where it says −1, BOI.
+        """
         own = self.own_position.flatten(0, 1)[order[:, :-1]] + self.token_projection(ordered[:, :-1])
-        boi = self.boi.expand(len(order), 1, -1).to(own.dtype)
-        return torch.cat([boi, own], dim=1) + self.next_position.flatten(0, 1)[order]
+        x = torch.cat([self.boi.expand(len(order), 1, -1).to(own.dtype), own], dim=1)
+        if carried is not None:
+            x = x.gather(1, (carried + 1)[..., None].expand_as(x))
+        return x + self.next_position.flatten(0, 1)[order]
 
     def embed(self, batch: Batch, ordered: Tensor | None = None) -> Tensor:
         """All inputs at their places -> (B, L, D); `ordered` (n_targets, N, d): image tokens in generation order."""
@@ -108,7 +117,7 @@ class UniFluidModel(nn.Module):
         features = self.encoder_projection(self.image_encoder(batch.images))
         parts, index = [text, features.flatten(0, 1)], [batch.text_index, batch.image_index.flatten()]
         if ordered is not None:
-            parts.append(self.target_inputs(ordered, batch.orders).flatten(0, 1))
+            parts.append(self.target_inputs(ordered, batch.orders, batch.carried).flatten(0, 1))
             index.append(batch.target_index.flatten())
         flat = torch.cat([p.to(text.dtype) for p in parts])
         x = flat.new_zeros(rows * length, flat.shape[-1])

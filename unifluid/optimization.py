@@ -217,3 +217,14 @@ class Combined(Optimizer):
         for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         self._share()
+
+
+def learning_rates(optimizer: Optimizer) -> dict[str, float]:
+    """lr/adamw, lr/muon, lr/adamw_x0.1: the present rate by name, once for the groups that differ in decay alone."""
+    found = {}
+    for part in optimizer.optimizers if isinstance(optimizer, Combined) else [optimizer]:
+        kind = type(part).__name__.lower().removeprefix("batched")
+        for group in part.param_groups:
+            factor = group.get("initial_lr", group["lr"]) / (part.defaults["lr"] or 1)
+            found[f"lr/{kind}" + (f"_x{factor:g}" if factor not in (0, 1) else "")] = group["lr"]
+    return found

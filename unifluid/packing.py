@@ -58,7 +58,7 @@ def pack_prompts(segments: list[Segment], formatter: Formatter) -> Batch:
     """Prefixes only, one a row, right-aligned so that every suffix starts at the same column. Suffixes are ignored."""
     lengths = [formatter.prefix_length(s) for s in segments]
     longest = max(lengths)
-    bare = [dataclasses.replace(s, suffix_ids=[], order=None, target=None, moments=None) for s in segments]
+    bare = [dataclasses.replace(s, suffix_ids=[], order=None, rounds=None, target=None, moments=None) for s in segments]
     placed = [(s, r, longest - n, 1) for r, (s, n) in enumerate(zip(bare, lengths, strict=True))]
     return _assemble(placed, formatter, len(segments), longest, lengths=formatter.prefix_length)
 
@@ -87,7 +87,7 @@ def _assemble(
     lengths: Callable[[Segment], int],
 ) -> Batch:
     """Fill a batch from (segment, row, start column, number within the row)."""
-    grid = torch.zeros(3, rows, length, dtype=torch.long)  # segments, prefix, positions
+    grid = torch.zeros(4, rows, length, dtype=torch.long)  # segments, prefix, positions, ahead
     spans: list[tuple[Segment, Tensor]] = []  # each with its flat positions
     for segment, row, start, number in placed:
         n = lengths(segment)
@@ -95,8 +95,11 @@ def _assemble(
         if not formatter.causal_prefix:
             grid[1, row, start : start + formatter.prefix_length(segment)] = 1
         grid[2, row, start : start + n] = torch.arange(n)
+        if segment.rounds is not None:
+            grid[3, row, start + formatter.prefix_length(segment) : start + n] = formatter.round_layout(segment)[1]
         spans.append((segment, row * length + start + torch.arange(n)))
-    layout = Layout(grid[0], grid[1].bool(), grid[2])
+    in_rounds = any(segment.rounds is not None for segment, *_ in placed)
+    layout = Layout(grid[0], grid[1].bool(), grid[2], grid[3] if in_rounds else None)
     return Batch(layout=layout, **_texts(spans, formatter), **_pictures(spans, formatter))
 
 
@@ -151,7 +154,14 @@ def _pictures(spans: list[tuple[Segment, Tensor]], formatter: Formatter) -> dict
         "moments": torch.stack(moments) if moments else None,
         "target_index": torch.stack([where for _, where in targets]) if targets else none.view(0, drawn),
         "orders": torch.stack([s.order for s, _ in targets]) if targets else none.view(0, drawn),
+        "carried": _carried([s for s, _ in targets], formatter),
         "target_rows": [s.row for s, _ in targets],
         "target_tasks": [s.task for s, _ in targets],
         "image_rows_in_step": len(targets),
     }
+
+
+def _carried(targets: list[Segment], formatter: Formatter) -> Tensor | None:
+    if all(segment.rounds is None for segment in targets):
+        return None
+    return torch.stack([formatter.round_layout(segment)[0] for segment in targets])

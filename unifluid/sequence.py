@@ -7,13 +7,16 @@ Every task is one *segment*: a bidirectional prefix, then a causal suffix.
     edit              [image features][bos instruction separator]   | [BOI][image tokens]    loss: image tokens
 
 BOI and every image token also carry the position embedding of the token they must predict next, so any order can be
-trained in one causal pass. The last image token predicts nothing and nothing may see it, so it is left out. `packing`
+trained in one causal pass. The last image token predicts nothing and nothing may see it, so it is left out. Where an
+image is drawn in rounds of several tokens, the places of a round carry the tokens of the round before, and BOI where
+those are fewer. `packing`
 puts several segments into one row of L positions.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -95,6 +98,7 @@ class Segment:
     target: Tensor | None = None  # (3, H, W) in [-1, 1], at the image tokenizer's size; or its
     moments: Tensor | None = None  # moments (...), stored beforehand
     order: Tensor | None = None  # (N,) permutation: the order in which image tokens are generated
+    rounds: int | None = None  # in which they are generated; None: one each
 
 
 @dataclass
@@ -110,6 +114,7 @@ class Batch:
     moments: Tensor | None  # are moments (n_targets - n_pictures, ...); None where every target is a picture
     target_index: Tensor  # (n_targets, N) BOI and the tokens but the last: position k predicts token order[k]
     orders: Tensor  # (n_targets, N)
+    carried: Tensor | None  # (n_targets, N) which token each target position carries; None: that of the place before
     target_rows: list[int]  # (n_targets) global rows
     label_index: Tensor  # (n_labels,) positions that predict text
     labels: Tensor  # (n_labels,) the ids they must predict
@@ -130,7 +135,7 @@ class Batch:
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
         tensors = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return dataclasses.replace(self, layout=Layout(*map(change, vars(self.layout).values())), **tensors)
+        return dataclasses.replace(self, layout=self.layout.map(change), **tensors)
 
     def __getstate__(self) -> tuple[dict[str, Any], dict[str, tuple[torch.dtype, torch.Size]], Tensor]:
         """All tensors as the bytes of one: from process to process each takes a connection of its own, and handling
@@ -148,8 +153,9 @@ class Batch:
         parts = joined.split([dtype.itemsize * shape.numel() for dtype, shape in kinds.values()])
         named = zip(kinds.items(), parts, strict=True)
         tensors = {name: part.view(dtype).view(shape) for (name, (dtype, shape)), part in named}
-        layout = Layout(*(tensors.pop(f.name) for f in dataclasses.fields(Layout)))
-        vars(self).update(rest | tensors, layout=layout)
+        state = rest | tensors
+        layout = Layout(*(state.pop(f.name) for f in dataclasses.fields(Layout)))
+        vars(self).update(state, layout=layout)
 
     @property
     def padding(self) -> float:
@@ -190,6 +196,37 @@ def make_order(order: Order, n: int, generator: torch.Generator) -> Tensor:
     raise ValueError(f"order must be random, raster or a permutation, got {order!r}")
 
 
+def round_sizes(n: int, rounds: int) -> list[int]:
+    """How many of `n` image tokens each round draws: by MAR's cosine (2406.11838), never fewer than the one before.
+
+    Raises ValueError unless 1 <= rounds <= n.
+    """
+    if not 1 <= rounds <= n:
+        raise ValueError(f"an image of {n} tokens is drawn in 1 to {n} rounds, not {rounds}")
+    left = n
+    sizes = []
+    for i in range(1, rounds):
+        after = min(left - 1, int(n * math.cos(math.pi / 2 * i / rounds)))
+        after = max(after, rounds - i)  # a token at least for every round to come
+        sizes.append(left - after)
+        left = after
+    return sorted([*sizes, left])
+
+
+def round_layout(sizes: list[int]) -> tuple[Tensor, Tensor]:
+    """For the N places of an image drawn in rounds of `sizes`: the token each carries, −1 for none, and how many places
+    of its own round come after it.
+
+    A round's places carry the tokens of the round before, so all they see are tokens of earlier rounds.
+    """
+    carried, ahead, before = [], [], range(0)
+    for size in sizes:
+        carried += [*before, *[-1] * (size - len(before))]
+        ahead += range(size - 1, -1, -1)
+        before = range(len(ahead) - size, len(ahead))
+    return torch.tensor(carried), torch.tensor(ahead)
+
+
 @dataclass
 class Formatter:
     """Lays examples out as segments: tokenises, resizes, draws order and dropout. Picklable, for loader workers."""
@@ -206,6 +243,7 @@ class Formatter:
     prompt_dropout: float = 0.0  # classifier-free guidance: the prompt or instruction becomes empty
     source_dropout: float = 0.0  # edits: the source image is left out, independently
     causal_prefix: bool = False  # a position of a prefix sees those before it only
+    rounds: tuple[int, ...] = ()  # an image is drawn in as many as one of these; none: a token at a time
 
     def prefix(self, text: str) -> list[int]:
         """Ids of a prefix: bos, text, separator. The empty text is the null prompt of guidance."""
@@ -230,7 +268,15 @@ class Formatter:
             segment.target = to_unit(example.target, self.target_size)
         order_generator = randomness.generator(self.seed, "order", row)
         segment.order = make_order(self.order, self.num_target_tokens, order_generator)
+        if self.rounds:
+            chosen = torch.randint(len(self.rounds), (), generator=randomness.generator(self.seed, "rounds", row))
+            segment.rounds = self.rounds[chosen]
         return segment
+
+    def round_layout(self, segment: Segment) -> tuple[Tensor, Tensor]:
+        """`round_layout` of a segment's image."""
+        n = self.num_target_tokens
+        return round_layout(round_sizes(n, n if segment.rounds is None else segment.rounds))
 
     def prefix_length(self, segment: Segment) -> int:
         return len(segment.images) * self.num_image_tokens + len(segment.prefix_ids)

@@ -3,12 +3,14 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toy import make_data, make_module, make_trainer
+from toy import Toy, batches, make_data, make_module, make_trainer
 
 from callbacks.ema import EMA
+from callbacks.last import LastCheckpoint
 from callbacks.samples import SampleGrid
 from callbacks.sheet import ACCENT, INK, Cell, Line, Section, as_markdown, draw_sheet, publish_sheet
 from datamodules.shapes import Shapes
@@ -108,3 +110,36 @@ def test_loggers_of_pictures_get_the_sheet(tmp_path):
     publish_sheet(SimpleNamespace(loggers=loggers), "samples", sections, tmp_path / "samples.png", 7)
     (name, (sheet,), step), saved = logged[0], Image.open(tmp_path / "samples.png")
     assert (name, step, sheet.size) == ("samples", 7, saved.size) and len(logged) == 1
+
+
+class Steps(SampleGrid):
+    """A minute of training is what `clock` says; drawing takes an hour of it."""
+
+    def __init__(self, monkeypatch, **options):
+        super().__init__([], every=4, at_end=False, **options)
+        self.clock, self.drawn = 0.0, []
+        monkeypatch.setattr("callbacks.samples.time.monotonic", lambda: self.clock)
+
+    def on_train_batch_end(self, *args):
+        self.clock += 30
+        super().on_train_batch_end(*args)
+
+    def run(self, trainer, module, stage):
+        self.drawn.append(self.step)
+        self.clock += 3600
+
+
+def test_first_pictures_come_by_the_clock_once(tmp_path, monkeypatch):
+    grid = Steps(monkeypatch, minutes=[3.5, 1, 2])
+    make_trainer(tmp_path, grid, LastCheckpoint(), steps=5).fit(Toy(), batches())
+    assert grid.drawn == [2, 4]  # at the fourth it was due anyway
+    grid = Steps(monkeypatch, minutes=[3.5, 1, 2])
+    make_trainer(tmp_path, grid, steps=9).fit(Toy(), batches(), ckpt_path=tmp_path / "last.ckpt")
+    assert grid.drawn == [7, 8]
+    with pytest.raises(ValueError, match="minutes must be above 0"):
+        SampleGrid([], minutes=[0, 5])
+
+
+def test_the_file_is_named(tmp_path, capsys):
+    make_trainer(tmp_path, SampleGrid([]), steps=2).fit(make_module(), make_data())
+    assert capsys.readouterr().out == f"samples.png: {tmp_path / 'samples.png'} after 2 steps\n"

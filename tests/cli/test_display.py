@@ -34,6 +34,15 @@ def test_the_bar_counts_the_whole_run(tmp_path):
     assert steps_shown(tmp_path, 7) == [(n, 7, "Training") for n in (6, 7)]
 
 
+def test_the_bar_shows_rows_a_second(tmp_path):
+    bar = RunProgress()
+    trainer = make_trainer(tmp_path, bar, steps=4, num_sanity_val_steps=1, limit_val_batches=1)
+    trainer.fit(make_module(), make_data())
+    speed = bar.train_progress_bar.speed
+    assert bar.get_metrics(trainer, trainer.model)["rows/s"] == f"{8 * speed:.0f}"  # two rows of each task
+    assert "rows/s" in bar._metric_component._metrics
+
+
 def test_the_table_names_parts_and_parameters(tmp_path, capsys):
     trainer = make_trainer(tmp_path, ModelTable(), steps=1)
     trainer.fit(make_module(), make_data())

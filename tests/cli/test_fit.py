@@ -59,9 +59,10 @@ def test_a_run_is_a_folder(finished):
 
 
 def test_finished_runs_return_at_once(finished):
-    before = (finished / "last.ckpt").stat().st_mtime_ns
+    before, logs = (finished / "last.ckpt").stat().st_mtime_ns, list(finished.glob("events.*"))
     assert main(fit_arguments(finished)) == 0
     assert (finished / "last.ckpt").stat().st_mtime_ns == before
+    assert list(finished.glob("events.*")) == logs
 
 
 def test_its_own_config_repeats_a_run(finished, tmp_path):
@@ -79,12 +80,33 @@ def test_its_own_config_repeats_a_run(finished, tmp_path):
         ("model=unifluid.UniFluit", "UniFluid"),
         ("data.init_args.stream=1", "streams"),
         ("model.init_args.xyz=1", None),
+        # abbreviations
+        ("trainer.max_step=5", "--trainer.max_steps"),
+        ("trainer.max_step 5", "--trainer.max_steps"),
+        ("seed 3", "--seed_everything"),
+        ("allow-mod tiny", "--allow-module"),
+        ("model.init_args.la=1", "lam"),
+        ("model.init_args.backbone.init_args.wid=5", "width"),
+        ("foo=1", None),
     ],
 )
 def test_the_nearest_name_is_offered(wrong, near, capsys):
-    assert main(["fit", "--config", str(TINY), "--allow-module", "tiny", f"--{wrong}"]) == 2
+    assert main(["fit", "--config", str(TINY), "--allow-module", "tiny", *f"--{wrong}".split()]) == 2
     line = capsys.readouterr().err.strip()
     assert line.endswith(f"; did you mean {near}?") if near else "did you mean" not in line
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("trainer: {max_step: 5}", "no setting trainer.max_step; did you mean trainer.max_steps?"),
+        ("seed: 3", "no setting seed; did you mean seed_everything?"),
+        ("nothing: 3", "no setting nothing"),
+    ],
+)
+def test_the_nearest_name_is_offered_for_a_file_too(text, message, tmp_path, capsys):
+    (tmp_path / "wrong.yaml").write_text(text)
+    assert error_line(capsys, *fit_arguments(tmp_path, "--config", str(tmp_path / "wrong.yaml"))) == message
 
 
 @pytest.mark.parametrize(
@@ -108,12 +130,13 @@ def test_print_config_prints_yaml(capsys):
 
 
 def test_one_seed_decides_all(finished, tmp_path, capsys):
-    config = (finished / "config.yaml").read_bytes()
+    config, logs = (finished / "config.yaml").read_bytes(), list(finished.glob("events.*"))
     assert "model.seed is 3 here but 0 in the checkpoint" in error_line(
         capsys, *fit_arguments(finished, "--seed_everything=3")
     )
     assert "seed_everything decides it" in error_line(capsys, *fit_arguments(tmp_path, "--model.init_args.seed=3"))
     assert (finished / "config.yaml").read_bytes() == config  # a refused run changes nothing
+    assert list(finished.glob("events.*")) == logs
 
 
 def test_interrupted_by_hand_it_goes_on_to_the_same_end(finished, tmp_path):
@@ -289,6 +312,7 @@ def figures(table: str) -> list[str]:
 
 
 def test_evaluation_takes_the_last_checkpoint_of_the_run(finished, tmp_path, capsys):
+    logs = list(finished.glob("events.*"))
     assert main(["validate", *fit_arguments(finished)[1:]]) == 0
     validated = capsys.readouterr().out
     assert main(["test", *fit_arguments(finished)[1:]]) == 0
@@ -304,4 +328,5 @@ def test_evaluation_takes_the_last_checkpoint_of_the_run(finished, tmp_path, cap
     assert "name its folder" in error_line(capsys, "test", "--ckpt_path=last", "--trainer.max_steps=1")
     for flags in ([], ["--ckpt_path=last"]):
         assert "holds no last.ckpt: train first" in error_line(capsys, *validate, *flags)
+    assert list(finished.glob("events.*")) == logs and not list(tmp_path.glob("events.*"))
     assert "tiny.yaml: damaged or not a checkpoint" in error_line(capsys, *validate, f"--ckpt_path={TINY}")

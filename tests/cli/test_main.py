@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +14,12 @@ from cli.runs import error_line
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import unifluid
+from unifluid.cli import data, score
 from unifluid.cli import main as dispatcher
 from unifluid.cli.main import COMMANDS, main
+
+ROOT = Path(__file__).parents[2]
+LARGE = {"timm", "transformers", "diffusers", "peft", "torchmetrics", "matplotlib", "scipy", "datasets", "tensorboard"}
 
 
 def test_help_names_every_command(capsys):
@@ -26,7 +32,7 @@ def test_help_names_every_command(capsys):
 
 def test_help_costs_less_than_half_a_second_and_no_torch():
     code = (
-        "import sys, unifluid.cli.main as m; m.main(['--help']);"
+        "import sys, unifluid.cli.main as m; m.main(['--help']); m.main(['fit', '--help']);"
         "import unifluid.cli.sample, unifluid.cli.export, unifluid.cli.data, unifluid.cli.reconstruct;"
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
@@ -37,10 +43,58 @@ def test_help_costs_less_than_half_a_second_and_no_torch():
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
-@pytest.mark.parametrize("command", ["generate", "caption", "answer", "edit", "export", "reconstruct"])
+def test_settings_are_read_without_large_libraries():
+    """Beyond what Lightning imports by itself, which is what its time is made of."""
+    code = (
+        "import sys, lightning; before = set(sys.modules); import unifluid.cli.main as m;"
+        "code = m.main(['fit', '--config', 'experiments/demo.yaml', '--print_config']);"
+        f"added = {{name.split('.')[0] for name in set(sys.modules) - before}} & {LARGE};"
+        "sys.exit(f'imported: {added}' if added else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "class_path: unifluid.encoders.Patches" in done.stdout
+
+
+PARTS = [f"data {name}" for name in data.KINDS] + [f"score {name}" for name in score.KINDS]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *PARTS])
 def test_every_command_has_help(command, capsys):
-    assert main([command, "--help"]) == 0
-    assert "--ckpt" in capsys.readouterr().out
+    assert main([*command.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: unifluid {command} ")
+    assert "(default: None)" not in shown and "(default: [])" not in shown
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_help_on_training_fits_a_screen(command, capsys):
+    assert main([command, "--config", "nowhere.yaml", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) <= 60
+    named = [
+        "unifluid.UniFluid",
+        "datamodules.Mixture",
+        "--allow-module",
+        "--ckpt_path",
+        "--print_config",
+        "--help-all",
+    ]
+    assert [name for name in named if name not in shown] == []
+
+
+def test_what_the_short_help_names_is_there(capsys):
+    """Every flag, and the ways to more."""
+    assert main(["fit", "--help"]) == 0
+    named = set(re.findall(r"^  (?:-c, )?(--[\w.-]+)", capsys.readouterr().out, re.MULTILINE))
+    assert main(["fit", "--help-all"]) == 0
+    every = capsys.readouterr().out
+    elsewhere = {"--model.init_args.NAME", "--allow-module", "--help-all"}
+    assert [flag for flag in named - elsewhere if f"  {flag} " not in every and f", {flag} " not in every] == []
+    assert main(["fit", "--model.help", "unifluid.UniFluid"]) == 0
+    assert "--model.lam LAM" in capsys.readouterr().out
+    assert main(["test", "--trainer.callbacks.help", "callbacks.EMA"]) == 0
+    assert "decay DECAY" in capsys.readouterr().out
 
 
 def test_unknown_commands_are_named(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import accumulate
 
 import pytest
 import tiny
@@ -16,7 +17,7 @@ from unifluid.heads.diffusion_mlp import DiffusionMLP
 from unifluid.heads.flow_mlp import FlowMLP
 from unifluid.model import UniFluidModel
 from unifluid.packing import pack
-from unifluid.sequence import Example, Formatter, make_order, to_unit
+from unifluid.sequence import Example, Formatter, make_order, round_sizes, to_unit
 
 EXAMPLES = [e for e in tiny.examples() if e.response is None]  # prompts of several lengths, and an edit
 PLAIN = ImageSampling(steps=4)
@@ -58,17 +59,21 @@ def recomputed(
     batches = []
     for branch in branches:
         segment = formatter.prompt(branch)
-        segment.order, segment.target = order, torch.zeros(3, formatter.target_size, formatter.target_size)
+        segment.order, segment.rounds = order, sampling.rounds
+        segment.target = torch.zeros(3, formatter.target_size, formatter.target_size)
         batches.append(pack([segment], formatter, 1))
     tokens = torch.zeros(1, n, d)  # in generation order
+    sizes = round_sizes(n, sampling.rounds or n)
+    rounds = [(start, start + size) for start, size in zip([0, *accumulate(sizes)], sizes, strict=False)]
     for k in range(n):
+        start, stop = next((start, stop) for start, stop in rounds if k < stop)
         h = [model.backbone(model.embed(b, tokens), b.layout)[0, b.target_index[0, k]] for b in batches]
-        rise = {"constant": 1, "linear": (k + 1) / n}[sampling.schedule]
+        rise = {"constant": 1, "linear": stop / n}[sampling.schedule]
         text = 1 + (sampling.guidance - 1) * rise
         source = text if sampling.source_guidance is None else 1 + (sampling.source_guidance - 1) * rise
         weights = torch.tensor([[text], [source - text], [1 - source]])
         late = sampling.late_steps or sampling.steps
-        steps = round(sampling.steps + (late - sampling.steps) * k / (n - 1))
+        steps = round(sampling.steps + (late - sampling.steps) * start / (n - 1))
         noise = randomness.normal(0, [index], f"place/{k}", steps + 1, d).transpose(0, 1)
         how = sampling.temperature, sampling.interval
         tokens[:, k] = model.image_head.sample(torch.stack(h)[:, None], noise, weights, *how)
@@ -85,10 +90,12 @@ def recomputed(
         ImageSampling(steps=4, guidance=2.0),
         ImageSampling(steps=3, guidance=2.0, source_guidance=1.0, order="raster"),
         ImageSampling(steps=6, guidance=2.0, late_steps=2, interval=(0.2, 0.8)),
+        ImageSampling(steps=6, guidance=2.0, schedule="linear", late_steps=2, rounds=4),
         ImageSampling(steps=3, order=[8, 6, 7, 5, 3, 0, 1, 4, 2], batch_size=2),
     ],
 )
 def test_the_cache_changes_nothing(monkeypatch, model, formatter, sampling):
+    formatter = dataclasses.replace(formatter, rounds=(4,))
     tokens = drawn_tokens(monkeypatch, model, formatter, EXAMPLES, sampling)
     for index, example in enumerate(EXAMPLES):
         expected = recomputed(model, formatter, example, sampling, index)
@@ -251,3 +258,17 @@ def test_what_a_part_does_not_leave_to_drawing_cannot_be_chosen(model):
 def test_intervals_are_checked(interval):
     with pytest.raises(ValueError, match="interval must be two shares of the steps"):
         ImageSampling(interval=interval)
+
+
+def test_rounds_that_were_not_trained_are_refused(model, formatter):
+    formatter = dataclasses.replace(formatter, rounds=(4,))
+    with pytest.raises(ValueError, match="rounds must be one of those trained, 4, 9, got 3: see model.rounds"):
+        generate_images(model, formatter, EXAMPLES[:1], ImageSampling(steps=2, rounds=3), 0)
+
+
+def test_a_round_costs_one_backbone_step(monkeypatch, model, formatter):
+    lengths, forward = [], model.backbone.forward
+    monkeypatch.setattr(model.backbone, "forward", lambda x, *a: lengths.append(x.shape[1]) or forward(x, *a))
+    formatter = dataclasses.replace(formatter, rounds=(4,))
+    generate_images(model, formatter, EXAMPLES, ImageSampling(steps=2, rounds=4), 0)
+    assert lengths[1:] == round_sizes(9, 4)

@@ -37,8 +37,12 @@ class RunProgress(RichProgressBar):
         return f"{'Training':{len(self.validation_description)}}"
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Without the version of a logger, which says nothing of the run."""
-        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        """Without the version of a logger, which says nothing of the run; with examples a second, over all ranks."""
+        shown = {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+        rows = getattr(trainer.datamodule, "rows_per_step", None)
+        if rows is not None and self.train_progress_bar_id is not None and (speed := self.train_progress_bar.speed):
+            shown["rows/s"] = f"{rows * speed:.0f}"
+        return shown
 
 
 class ModelTable(RichModelSummary):

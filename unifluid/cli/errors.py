@@ -8,7 +8,7 @@ import re
 import traceback
 from typing import NoReturn
 
-from unifluid.cli.nearest import hint
+from unifluid.cli.nearest import flag_hint, hint
 
 # anything else is a bug and keeps its traceback
 MISTAKES = (ValueError, OSError, ModuleNotFoundError, argparse.ArgumentError)
@@ -32,6 +32,8 @@ PLAINER = (
         r"^Importing '((\w+)\S*)' is not allowed.*",
         r"\1 is not in a trusted package; if you trust it: --allow-module \2",
     ),
+    (r"^Group '(\w+)' does not accept option '(\w+)'", r"no setting \1.\2"),
+    (r"^Subcommand '\w+' does not accept option '([\w.]+)'", r"no setting \1"),
     (r"^the following arguments are required: ", "missing: "),
     (r"\b(?:fit|validate|test|predict)\.(model|data)\b", r"--\1"),
     (r"^Problems parsing config: ", ""),
@@ -47,6 +49,14 @@ LESS_MEMORY = (
 READERS = ("lightning", "lightning_fabric", "lightning_utilities", "jsonargparse")  # of settings; they check them
 
 
+class Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds the defaults that say something: where an option has none, its help says what holds."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default is None or action.default is False or action.default == []
+        return action.help if silent else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are raised, so that they end as one line like all others."""
 
@@ -54,12 +64,13 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=f"unifluid {command}",
             description=description,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=Formatter,
             allow_abbrev=False,
         )
 
     def error(self, message: str) -> NoReturn:
-        raise argparse.ArgumentError(None, f"{message} (see {self.prog} --help)")
+        near = flag_hint(message, self._option_string_actions)
+        raise argparse.ArgumentError(None, f"{message}{near} (see {self.prog} --help)")
 
 
 def one_line(error: Exception) -> str | None:

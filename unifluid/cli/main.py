@@ -14,14 +14,15 @@ from unifluid.cli.errors import one_line
 from unifluid.cli.nearest import did_you_mean
 
 COMMANDS = {  # name: (module with `run(command, args)`, what it does)
-    "fit": ("trainer", "train a model described in YAML; goes on where it was interrupted"),
-    "validate": ("trainer", "losses and scheduled scores of a checkpoint"),
-    "test": ("trainer", "final scores of a checkpoint"),
-    "predict": ("trainer", "captions, answers, pictures and edits for the validation sets"),
+    "fit": ("training", "train a model described in YAML; goes on where it was interrupted"),
+    "validate": ("training", "losses and scheduled scores of a checkpoint"),
+    "test": ("training", "final scores of a checkpoint"),
+    "predict": ("training", "captions, answers, pictures and edits for the validation sets"),
     "generate": ("sample", "draw pictures from prompts"),
     "caption": ("sample", "describe pictures"),
     "answer": ("sample", "answer questions about pictures"),
     "edit": ("sample", "change pictures by instructions"),
+    "serve": ("serve", "a page in the browser: draw, describe, ask, edit"),
     "reconstruct": ("reconstruct", "check an image tokenizer: pictures encoded and decoded, with PSNR"),
     "plan": ("plan", "parameters, FLOPs, memory and hours of a run, before it starts"),
     "score": ("score", "score pictures, captions or answers in files, whoever made them"),

@@ -28,7 +28,7 @@ def instantiate(kind: type, name: str, config: Config) -> Any:
 
 
 def _parser(kind: type, name: str) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_subclass_arguments(kind, name, required=True)
     return parser
 

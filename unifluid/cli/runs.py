@@ -31,7 +31,7 @@ def expand(command: str, args: list[str]) -> list[str]:
     for flag in ("--resume", "--checkpoint") if command != "fit" else ():
         if any(arg.split("=")[0].split(".")[0] == flag for arg in args):
             raise ValueError(f"{flag} is for fit, {command} does not use it: leave it out")
-    if command == "fit" or not args or {"-h", "--help"} & set(args):
+    if command == "fit" or not args or any(map(_asks_for_help, args)):
         return args
     named, checkpoint = _model_and_checkpoint(args)
     if named:
@@ -41,6 +41,11 @@ def expand(command: str, args: list[str]) -> list[str]:
     if checkpoint == "last":
         raise ValueError(f"--ckpt_path last is the checkpoint of a run: name its folder, unifluid {command} runs/mine")
     return ["--config", _model_of(checkpoint), *args]
+
+
+def _asks_for_help(arg: str) -> bool:
+    """--help, or that of a class: --model.help=CLASS."""
+    return arg.partition("=")[0].split(".")[-1] in ("-h", "--help", "help")
 
 
 def _settings_of(folder: str) -> list[str]:

@@ -24,7 +24,7 @@ DESCRIPTIONS = {
     "edit": "Change pictures by instructions.",
 }
 # Left out, these are what ImageSampling and TextSampling say.
-STEPS = ("steps", "late_steps", "sampler", "time_shift")
+STEPS = ("steps", "rounds", "late_steps", "sampler", "time_shift")
 GUIDANCE = ("guidance", "schedule", "interval", "source_guidance")
 IMAGE_OPTIONS = (*STEPS, *GUIDANCE, "temperature", "order", "batch_size", "candidates", "int8")
 TEXT_OPTIONS = ("beams", "temperature", "top_p", "max_tokens", "batch_size")
@@ -38,10 +38,7 @@ def run(command: str, args: list[str]) -> None:
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # an unwritable folder should not cost the sampling
 
-    from unifluid.pipeline import load
-
-    allow, precision = options.allow_module, options.precision
-    pipeline = load(options.ckpt, options.weights, options.device, precision, allow)
+    pipeline = load_pipeline(options)
     names = IMAGE_OPTIONS if command in DRAWING else TEXT_OPTIONS
     sampling = {name: value for name in names if (value := getattr(options, name, None)) is not None}
     about = {"task": command, "ckpt": options.ckpt, "weights": pipeline.weights, "seed": options.seed, **sampling}
@@ -53,7 +50,7 @@ def run(command: str, args: list[str]) -> None:
 
 def make_parser(command: str) -> Parser:
     parser = Parser(command, DESCRIPTIONS[command])
-    parser.add_argument("--ckpt", required=True, metavar="PATH", help="a checkpoint, a run's folder or an exported one")
+    add_model_options(parser)
     drawing = command in DRAWING
     parser.add_argument(
         "--out", required=drawing, metavar="DIR", help="where results go" + " (else only printed)" * (not drawing)
@@ -73,16 +70,32 @@ def make_parser(command: str) -> Parser:
         _add_text_options(how)
     how.add_argument("--seed", type=int, default=0, help="of every draw (%(default)s)")
     how.add_argument("--batch-size", type=count, help="at once; changes no result")
-    how.add_argument("--weights", choices=("ema", "raw"), help="default: ema where there is one")
-    how.add_argument("--device", help="cpu, cuda, cuda:1, … (default: the GPU where there is one)")
-    how.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="(%(default)s)")
-    how.add_argument("--allow-module", action="append", default=[], metavar="NAME", help="trust this package's classes")
     return parser
+
+
+def add_model_options(parser: Parser) -> None:
+    """Which model works and where, for `load_pipeline`."""
+    model = parser.add_argument_group("the model")
+    model.add_argument("--ckpt", required=True, metavar="PATH", help="a checkpoint, a run's folder or an exported one")
+    model.add_argument("--weights", choices=("ema", "raw"), help="default: ema where there is one")
+    model.add_argument("--device", help="cpu, cuda, cuda:1, … (default: the GPU where there is one)")
+    model.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="(%(default)s)")
+    model.add_argument(
+        "--allow-module", action="append", default=[], metavar="NAME", help="trust this package's classes"
+    )
+
+
+def load_pipeline(options: argparse.Namespace) -> Pipeline:
+    """What `add_model_options` asked for. Errors as of `unifluid.load`."""
+    from unifluid.pipeline import load
+
+    return load(options.ckpt, options.weights, options.device, options.precision, options.allow_module)
 
 
 def _add_image_options(how: argparse._ArgumentGroup, command: str) -> None:
     how.add_argument("--n", type=count, default=1, help="pictures for each item (%(default)s)")
     how.add_argument("--steps", type=int, help="head steps for every image token (100)")
+    how.add_argument("--rounds", type=int, help="several tokens at once, if trained so (a token at a time)")
     how.add_argument("--late-steps", type=int, help="of the last token, to which those of the others fall (as --steps)")
     how.add_argument("--sampler", help="of the head: ode, midpoint, heun, sde; ancestral, dpm++ (the model's own)")
     how.add_argument("--time-shift", type=float, help="above 1: more of the steps near noise (the model's own)")

@@ -14,7 +14,6 @@ import lightning as L
 import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.last import LastCheckpoint
@@ -22,6 +21,8 @@ from callbacks.predictions import PredictionSettings, predictions
 from callbacks.schedule import Scheduled
 from unifluid.cli import display, flags, nulls
 from unifluid.cli.lock import locked
+from unifluid.cli.logs import RunLogger
+from unifluid.cli.nearest import flag_hint
 from unifluid.cli.runs import CONFIG, expand
 from unifluid.configs import ALLOWED
 from unifluid.precision import default_precision
@@ -57,8 +58,13 @@ class SaveConfig(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         self.parser.save(self.config, folder / CONFIG, skip_none=False, overwrite=True)
-        for logger in trainer.loggers:
-            logger.log_hyperparams(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Not reached where a run is complete."""
+        if trainer.is_global_zero:
+            config = yaml.safe_load((Path(trainer.default_root_dir) / CONFIG).read_text(encoding="utf-8"))
+            for logger in trainer.loggers:
+                logger.log_hyperparams(config)
 
 
 class CLI(LightningCLI):
@@ -79,7 +85,7 @@ class CLI(LightningCLI):
             # The kit's data modules share rows out over ranks by themselves.
             trainer_defaults={"default_root_dir": "runs/default", "use_distributed_sampler": False},
             seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False, command: {"exit_on_error": False}},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, command: {"exit_on_error": False}},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=[command, *args],
@@ -91,7 +97,11 @@ class CLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         nulls.mend()
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except argparse.ArgumentError as error:
+            flags = self._parser(self.command)._option_string_actions
+            raise ValueError(f"{error}{flag_hint(str(error), [*flags, '--allow-module'])}") from error
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in SEEDS:
@@ -115,8 +125,8 @@ class CLI(LightningCLI):
             kwargs["enable_model_summary"] = False  # Lightning's own, of which ours takes the place
         if self.command == "predict":
             kwargs["logger"] = False
-        elif settings["logger"] in (None, True):
-            kwargs["logger"] = TensorBoardLogger(settings["default_root_dir"], name="", version="")
+        elif settings["logger"] in (None, True):  # what is evaluated is kept by results/ and scores.json
+            kwargs["logger"] = self.command == "fit" and RunLogger(settings["default_root_dir"])
         if settings["precision"] is None:
             kwargs["precision"] = default_precision(str(settings["accelerator"]))
         if isinstance(settings["val_check_interval"], int):  # optimizer steps; Lightning counts accumulated batches

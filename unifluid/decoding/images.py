@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from unifluid.decoding.packed import packed
 from unifluid.decoding.prefix import Progress, inference, prefill
 from unifluid.interfaces import Interval, Part
 from unifluid.model import UniFluidModel
-from unifluid.sequence import Example, Formatter, Order, make_order, to_uint8
+from unifluid.sequence import Example, Formatter, Order, make_order, round_layout, round_sizes, to_uint8
 
 Watch = Callable[[Tensor, Tensor], None]  # image tokens (M, N, d) of a batch, row-major; which are drawn (M, N)
 
@@ -40,6 +41,8 @@ class ImageSampling:
         candidates: images drawn for each prompt, of which the one is kept from which the model itself would best read
             the prompt back (log-likelihood as a caption). The first of them is what would be drawn without.
         candidates_prompt: what captions are asked for with, in that reading.
+        rounds: in which an image is drawn, few tokens in the first and more in later ones (MAR, 2406.11838); one of
+            those that the model was trained for. Left out, a token at a time.
         late_steps: head steps for the last image token, to which those of the others fall linearly from `steps`: the
             more of an image is there, the easier its next token (DiSA, 2505.20297). Left out, all have `steps`.
         sampler, time_shift: of the head, in place of its own; see there.
@@ -56,6 +59,7 @@ class ImageSampling:
     batch_size: int = 64
     candidates: int = 1
     candidates_prompt: str = "caption en"
+    rounds: int | None = None
     late_steps: int | None = None
     sampler: str | None = None
     time_shift: float | None = None
@@ -63,7 +67,7 @@ class ImageSampling:
     int8: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "late_steps", "batch_size", "candidates"):
+        for name in ("steps", "late_steps", "rounds", "batch_size", "candidates"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("guidance", "source_guidance", "temperature"):
@@ -182,27 +186,44 @@ def _generate_tokens(
 ) -> Tensor:
     """Image tokens (M, N, d), row-major, of one batch of M examples. Nothing in the loop waits for the device."""
     n, d, m = model.image_tokenizer.num_tokens, model.image_tokenizer.token_dim, len(examples)
-    device = model.boi.device
-    share = torch.arange(1, n + 1) / n
+    device, sizes = model.boi.device, _sizes(sampling.rounds, formatter)
+    stops = list(accumulate(sizes))
+    share = torch.tensor([stop for stop, size in zip(stops, sizes, strict=True) for _ in range(size)]) / n
     branches, weights = branch_weights(sampling.guidance, sampling.source_guidance, sampling.schedule, share)
     prompts = [formatter.prompt(e, text=b.text, source=b.source) for b in branches for e in examples]
-    _, cache = prefill(model, formatter, prompts, room=n)
+    _, cache = prefill(model, formatter, prompts, room=n, ahead=None if max(sizes) == 1 else round_layout(sizes)[1])
     chosen = formatter.order if sampling.order is None else sampling.order
     order = torch.stack([make_order(chosen, n, randomness.generator(seed, "order", i)) for i in indices])
-    order, weights = order.to(device), weights.to(device)[..., None].expand(-1, -1, m)
+    order, weights = order.to(device), weights.T.to(device)[:, None].expand(-1, m, -1)
     late = sampling.steps if sampling.late_steps is None else sampling.late_steps
     steps = torch.linspace(sampling.steps, late, n).round().int().tolist()
     tokens, done = torch.zeros(m, n, d, device=device), torch.zeros(m, n, dtype=torch.bool, device=device)
-    token = None
-    for k in range(n):
-        x = model.next_inputs(order, k, token)
+    drawn = None
+    for stop, size in zip(stops, sizes, strict=True):
+        start = stop - size
+        x = model.next_inputs(order, start, drawn, size)
         h = model.backbone(x.repeat(len(branches), 1, 1), cache.layout, cache)
-        noise = randomness.normal(seed, indices, f"place/{k}", steps[k] + 1, d, device=device).transpose(0, 1)
-        z = h.view(len(branches), m, -1)
-        token = model.image_head.sample(z, noise, weights[k], sampling.temperature, sampling.interval)
-        place = order[:, k, None]
-        tokens.scatter_(1, place[..., None].expand(-1, -1, d), token[:, None].to(tokens.dtype))
-        report(m * (k + 1) / n)
+        draws = ((f"place/{k}", steps[start] + 1, d) for k in range(start, stop))
+        noise = torch.stack([randomness.normal(seed, indices, *draw, device=device) for draw in draws], dim=1)
+        drawn = model.image_head.sample(
+            h.view(len(branches), m * size, -1),
+            noise.permute(2, 0, 1, 3).flatten(1, 2),
+            weights[..., start:stop].flatten(1),
+            sampling.temperature,
+            sampling.interval,
+        ).view(m, size, d)
+        places = order[:, start:stop]
+        tokens.scatter_(1, places[..., None].expand_as(drawn), drawn.to(tokens.dtype))
+        report(m * stop / n)
         if watch is not None:
-            watch(tokens, done.scatter_(1, place, True))
+            watch(tokens, done.scatter_(1, places, True))
     return tokens
+
+
+def _sizes(rounds: int | None, formatter: Formatter) -> list[int]:
+    """How many tokens each round draws. Raises ValueError for rounds that were not trained."""
+    n = formatter.num_target_tokens
+    if rounds not in (None, n, *formatter.rounds):
+        trained = ", ".join(map(str, sorted({n, *formatter.rounds})))
+        raise ValueError(f"rounds must be one of those trained, {trained}, got {rounds}: see model.rounds")
+    return round_sizes(n, n if rounds is None else rounds)

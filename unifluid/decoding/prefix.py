@@ -33,11 +33,16 @@ def inference(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def prefill(model: UniFluidModel, formatter: Formatter, prompts: list[Segment], room: int) -> tuple[Tensor, Cache]:
-    """Encode one prompt a row, right-aligned -> hidden state (B, D) of each separator, cache with `room` to go."""
+def prefill(
+    model: UniFluidModel, formatter: Formatter, prompts: list[Segment], room: int, ahead: Tensor | None = None
+) -> tuple[Tensor, Cache]:
+    """Encode one prompt a row, right-aligned -> hidden state (B, D) of each separator, cache with `room` to go.
+
+    `ahead` (room,): see `Layout`, where what is to come comes in rounds.
+    """
     batch = pack_prompts(prompts, formatter).to(model.boi.device)
     x = model.embed(batch)
-    layout = extend(batch.layout, room)
+    layout = extend(batch.layout, room, ahead)
     kind = x.device.type
     autocast = torch.is_autocast_enabled(kind)
     cache = model.backbone.new_cache(layout, torch.get_autocast_dtype(kind) if autocast else x.dtype)

@@ -6,8 +6,6 @@ import functools
 import itertools
 from typing import Any, Literal
 
-from timm.layers import PatchEmbed
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from unifluid.interfaces import ImageEncoder
@@ -39,6 +37,9 @@ class Patches(ImageEncoder):
         heads: int = 4,
         stem: Literal["convolution", "linear"] = "convolution",
     ):
+        from timm.layers import PatchEmbed
+        from timm.models.vision_transformer import VisionTransformer
+
         super().__init__()
         if image_size % patch_size or width % heads:
             raise ValueError(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from unifluid.interfaces import ImageEncoder
@@ -58,6 +56,9 @@ class SigLIP(ImageEncoder):
         activation: str | None = "gelu_tanh",
         options: dict[str, Any] | None = None,
     ):
+        import timm
+        from timm.models.vision_transformer import VisionTransformer
+
         super().__init__()
         self.weights = weights
         settings = {"num_classes": 0, "global_pool": "", **(options or {})}
@@ -90,6 +91,8 @@ class SigLIP(ImageEncoder):
 
     def convert(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of any layout that `weights` may have -> those of `vit`, at its size, without pooling."""
+        from timm.models.vision_transformer import checkpoint_filter_fn
+
         ours = checkpoint_filter_fn(from_transformers(tensors), self.vit)
         return {name: tensor for name, tensor in ours.items() if not name.startswith(POOLING)}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -95,6 +94,8 @@ class TimmEncoder(ImageEncoder):
 
 def _create(model: str, image_size: int | None, options: dict[str, Any]) -> nn.Module:
     """Raises ValueError where timm cannot, or where the model has no `forward_features`."""
+    import timm
+
     config = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
     if config is None:
         raise ValueError(f"TimmEncoder: timm has no model {model!r}")

@@ -72,7 +72,7 @@ class AutoencoderModule(Trainable):
         reconstruction, moments = self.tokenizer(image, self._noise(image, "latent", *step), errors)
         error = (reconstruction - image).square().mean((1, 2, 3))
         kl = kl_divergence(moments)
-        self.log_dict({"train/psnr": psnr(error.detach()).mean(), "train/kl": kl.detach()}, prog_bar=True)
+        self.log_step({"train/psnr": psnr(error.detach()).mean(), "train/kl": kl}, batch_idx)
         return (error + 1e-4).sqrt().mean() + self.kl_weight * kl
 
     def validation_step(self, batch: Batch | Tensor, batch_idx: int) -> None:

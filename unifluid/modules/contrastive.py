@@ -63,23 +63,25 @@ class ContrastiveModule(Trainable):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         generator = randomness.generator(self.seed, "distortion", self.global_step, batch_idx, self.global_rank)
-        return self._loss(distorted(batch.flatten(0, 1), generator).view_as(batch), "train")
+        loss, found = self.contrast(distorted(batch.flatten(0, 1), generator).view_as(batch))
+        self.log_step({"train/contrast": loss, "train/found": found}, batch_idx)
+        return loss
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        self._loss(batch, "val")
+        loss, found = self.contrast(batch)
+        values = {"val/contrast": loss, "val/found": found}
+        self.log_dict(values, batch_size=batch.shape[1], prog_bar=True, sync_dist=True)
 
     test_step = validation_step
 
-    def _loss(self, pairs: Tensor, stage: str) -> Tensor:
-        """Of pairs (2, B, 3, H, W): cross-entropy of finding each picture's other one among those of the batch."""
+    def contrast(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """Of pairs (2, B, 3, H, W): cross-entropy of finding each picture's other one among those of the batch, and the
+        share of pictures that find it."""
         one, other = normalize(self(pairs.flatten(0, 1)).float(), dim=1).chunk(2)
         similarity = one @ other.T * self.log_scale.exp().clamp(max=MAX_SCALE)
         own = torch.arange(len(one), device=one.device)
         loss = (cross_entropy(similarity, own) + cross_entropy(similarity.T, own)) / 2
-        found = (similarity.argmax(1) == own).float().mean()
-        values = {f"{stage}/contrast": loss.detach(), f"{stage}/found": found}
-        self.log_dict(values, batch_size=len(one), prog_bar=True, sync_dist=stage != "train")
-        return loss
+        return loss, (similarity.argmax(1) == own).float().mean()
 
 
 @dataclass

@@ -17,7 +17,7 @@ from unifluid.model import TokenLosses, UniFluidModel
 from unifluid.modules.base import Trainable
 from unifluid.optimization import AdamW
 from unifluid.packing import Collate
-from unifluid.sequence import TASKS, Batch, Formatter, Order, Task
+from unifluid.sequence import TASKS, Batch, Formatter, Order, Task, round_sizes
 from unifluid.sharding import FSDP2, Skeleton, shard
 
 
@@ -35,6 +35,8 @@ class UniFluid(Trainable):
         lam: λ, the weight of the text loss (paper: 0.005).
         copies: noise copies of every image token (MAR's diffusion_batch_mul).
         order: order of image tokens in training: random (paper) or raster.
+        rounds: numbers of rounds an image is drawn in, of which each image in training takes one: fewer than its tokens
+            draw several at once, which see those of earlier rounds alone. Left out, a token at a time.
         errors: largest size of Gaussian errors on the image tokens that are read in training, whose size is drawn for
             each image: drawn tokens are never exact, and later ones should bear it (NextStep-1, arXiv 2508.10711).
         prompt_dropout, source_dropout: chance that the prompt or instruction, or an edit's source image, is left out,
@@ -71,6 +73,7 @@ class UniFluid(Trainable):
         lam: float = 0.005,
         copies: int = 4,
         order: Order = "random",
+        rounds: list[int] | None = None,
         errors: float = 0.0,
         prompt_dropout: float = 0.1,
         source_dropout: float = 0.1,
@@ -94,6 +97,8 @@ class UniFluid(Trainable):
             raise ValueError(f"prompt_dropout and source_dropout are chances, got {prompt_dropout}, {source_dropout}")
         if prefix not in ("bidirectional", "causal"):
             raise ValueError(f"prefix must be bidirectional or causal, got {prefix!r}")
+        for n in rounds or ():
+            round_sizes(image_tokenizer.num_tokens, n)  # checks it
         self.backbone_factory, self.image_head_factory = backbone, image_head
         self.text_tokenizer, self.optimization = text_tokenizer, optimization
         self.parts = {"text_head": text_head, "image_encoder": image_encoder, "image_tokenizer": image_tokenizer}
@@ -109,6 +114,7 @@ class UniFluid(Trainable):
             num_image_tokens=image_encoder.num_tokens,
             seed=seed,
             order=order,
+            rounds=tuple(rounds or ()),
             max_prefix=max_prefix,
             max_suffix=max_suffix,
             prompt_dropout=prompt_dropout,
@@ -210,20 +216,13 @@ class UniFluid(Trainable):
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         text = (losses.text * batch.label_weight).sum() * parts / max(batch.text_rows_in_step, 1)
         visual = losses.image.mean((1, 2)).sum() * parts / max(batch.image_rows_in_step, 1)
-        self._log_step(torch.stack([text, visual]).detach(), losses, batch, batch_idx)
+        self.log_step({"train/text": text, "train/visual": visual}, batch_idx)
+        if self.is_logged():
+            self._log_tasks(losses, batch, *self.ends_of_step(batch_idx))
         return visual + self.lam * text
 
-    def _log_step(self, parts: Tensor, losses: TokenLosses, batch: Batch, batch_idx: int) -> None:
-        """Log the losses of a whole optimizer step, over accumulated batches and ranks, at its last batch."""
-        trainer, n = self.trainer, self.trainer.accumulate_grad_batches
-        first, last = batch_idx % n == 0, (batch_idx + 1) % n == 0 or trainer.is_last_batch
-        self.step_losses = parts / n if first else self.step_losses + parts / n
-        if last:
-            text, visual = self.step_losses
-            self.log_dict({"train/text": text, "train/visual": visual}, prog_bar=True, sync_dist=True)
-        every = trainer.log_every_n_steps
-        if not every or (self.global_step + 1) % every:  # `log` takes its time also where nothing is logged
-            return
+    def _log_tasks(self, losses: TokenLosses, batch: Batch, first: bool, last: bool) -> None:
+        """Log mean losses by task of a whole optimizer step, over accumulated batches and ranks, at its last batch."""
         if first:
             self.step_totals = torch.zeros(len(TASKS), 2, device=self.device)
         for task, total, count in self._task_losses(losses, batch):
