@@ -281,14 +281,16 @@ def test_rows_of_own_pictures_are_rows(tmp_path, monkeypatch, capsys):
     assert "1" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", ["evaluate.md", "pretrained.md"])
-def test_yaml_overlays_the_default_run(page, tmp_path):
-    for code in blocks(page, "yaml").values():
-        (tmp_path / "overlay.yaml").write_text(code)
-        given = yaml.safe_load(code)
-        config = trainer.settings([*DEMO, "--config", str(tmp_path / "overlay.yaml")])
-        for callback in given.get("trainer", {}).get("callbacks+", []):
-            assert callback["class_path"] in [c["class_path"] for c in config["trainer"]["callbacks"]]
+def test_yaml_overlays_the_default_run(tmp_path):
+    overlays = [code for name in ("evaluate.md", "pretrained.md") for code in blocks(name, "yaml").values()]
+    for i, code in enumerate(overlays):
+        (tmp_path / f"{i}.yaml").write_text(code)
+    files = [word for i in range(len(overlays)) for word in ("--config", str(tmp_path / f"{i}.yaml"))]
+    config = trainer.settings([*DEMO, *files])
+    assert len(overlays) == 2
+    assert config["model"]["init_args"]["backbone"]["class_path"].endswith("HuggingFaceBackbone")
+    classes = [callback["class_path"] for callback in config["trainer"]["callbacks"]]
+    assert classes[-2:] == ["callbacks.FID", "callbacks.GenEval"]
 
 
 def test_the_study_is_a_study(tmp_path, monkeypatch):
