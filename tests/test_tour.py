@@ -21,7 +21,8 @@ def test_the_tour_runs(tmp_path, monkeypatch):
     notebook = nbformat.read(TOUR, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)  # which would grow the repository at every run
     resources = {"metadata": {"path": str(TOUR.parent)}}
-    client.NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
+    patient = {"timeout": 600, "startup_timeout": 300}  # a busy machine takes many times as long
+    client.NotebookClient(notebook, kernel_name="python3", resources=resources, **patient).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= 9
