@@ -116,3 +116,18 @@ def test_a_picture_can_be_watched_as_it_is_drawn(pipeline):
     assert len(seen) == pipeline.module.model.image_tokenizer.num_tokens
     assert patches == sorted(patches, reverse=True) and patches[0] > 0.5
     assert (seen[-1] == array(drawn)).all()
+
+
+def test_the_models_own_settings_of_drawing_hold_unless_others_are_given(pipeline, checkpoint):
+    module = pipeline.module
+    module.sampling = SAMPLING
+    own = Pipeline(module)
+    assert own.sampling == ImageSampling(**SAMPLING)
+    assert np.array_equal(array(own.generate("a dog")[0]), array(pipeline.generate("a dog", **SAMPLING)[0]))
+    assert np.array_equal(
+        array(own.generate("a dog", steps=5)[0]), array(pipeline.generate("a dog", steps=5, guidance=2.0)[0])
+    )
+    module.sampling = {"step": 3}
+    with pytest.raises(ValueError, match="model.sampling, are unfit: .*'step'"):
+        Pipeline(module)
+    module.sampling = {}

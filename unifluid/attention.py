@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from unifluid.backbones.decoder import Block, LayerCache, rotate
-from unifluid.decoding.images import ImageSampling, generate_images
+from unifluid.decoding.images import generate_images
 from unifluid.interfaces import TextTokenizer
 from unifluid.pipeline import Pipeline
 from unifluid.sequence import Example
@@ -43,7 +43,7 @@ def attention_maps(pipeline: Pipeline, prompt: str, seed: int = 0, **sampling: o
     `unifluid.backbones.Decoder`, whose attention is not at hand, and for several candidates.
     """
     model, formatter = pipeline.module.model, pipeline.module.formatter
-    chosen = ImageSampling(**sampling)
+    chosen = replace(pipeline.sampling, **sampling)
     if chosen.candidates > 1:
         raise ValueError("attention is that of one picture: set candidates to 1")
     blocks = model.backbone.layers()

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -81,7 +82,8 @@ def to_device(module: M, device: str | None = None) -> M:
 
 
 class Pipeline:
-    """Draws, describes, answers and edits. `weights` says whether its weights are the EMA or raw.
+    """Draws, describes, answers and edits. `weights` says whether its weights are the EMA or raw; `sampling` is what
+    pictures are drawn with unless told otherwise, the model's own.
 
     A picture given is a file, an open `PIL.Image`, or a uint8 tensor (3, H, W), of any size; a tuple, in a list of
     pictures, is looked at together. Pictures made are `PIL.Image`s of the image tokenizer's size.
@@ -100,6 +102,10 @@ class Pipeline:
 
     def __init__(self, module: UniFluid, weights: Weights = "raw", precision: Precision = "32-true"):
         self.module, self.weights, self.precision = module, weights, precision
+        try:
+            self.sampling = ImageSampling(**module.sampling)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the model's own settings of drawing, model.sampling, are unfit: {error}") from error
 
     def generate(
         self,
@@ -171,7 +177,7 @@ class Pipeline:
         watch: PictureWatch | None,
         sampling: dict[str, Any],
     ) -> list[Image.Image]:
-        arguments = (self.module.model, self.module.formatter, examples, ImageSampling(**sampling), seed)
+        arguments = (self.module.model, self.module.formatter, examples, replace(self.sampling, **sampling), seed)
         seen = None if watch is None else lambda tokens, drawn: watch(self._so_far(tokens, drawn))
         with self._autocast():
             return _open(generate_images(*arguments, indices and list(indices), progress, seen))

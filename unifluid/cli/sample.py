@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,8 @@ def run(command: str, args: list[str]) -> None:
     pipeline = load_pipeline(options)
     names = IMAGE_OPTIONS if command in DRAWING else TEXT_OPTIONS
     sampling = {name: value for name in names if (value := getattr(options, name, None)) is not None}
-    about = {"task": command, "ckpt": options.ckpt, "weights": pipeline.weights, "seed": options.seed, **sampling}
+    used = asdict(replace(pipeline.sampling, **sampling)) if command in DRAWING else sampling
+    about = {"task": command, "ckpt": options.ckpt, "weights": pipeline.weights, "seed": options.seed, **used}
     if command in DRAWING:
         draw(command, pipeline, items, sampling, about, out)
     else:
@@ -63,7 +65,8 @@ def make_parser(command: str) -> Parser:
     ask.add_argument(
         "--prompts", metavar="FILE", help="texts one a line; or .jsonl with id, prompt, question, instruction, image"
     )
-    how = parser.add_argument_group("how")
+    about = "Left out, it is as the model was trained to be drawn from (model.sampling), else as in brackets."
+    how = parser.add_argument_group("how", about if drawing else None)
     if drawing:
         _add_image_options(how, command)
     else:

@@ -54,6 +54,8 @@ class UniFluid(Trainable):
             with no gradient, optimizer state or average; rates have no effect on it. "^image_encoder" freezes that
             slot, "^(backbone|image_encoder)" leaves the new parts to train. The image tokenizer is frozen always.
         compile: torch.compile the backbone and the image head's loss; decoding runs as it is.
+        sampling: settings of `decoding.ImageSampling` that suit the model: what `generate`, `edit`, `serve` and a
+            `Pipeline` draw with unless told otherwise. Exported with it.
         seed: of every draw in training and of the initial weights, but for those of parts that come built: the image
             encoder has drawn its own already. The command line seeds all of them alike; in Python, seed torch before.
         init_from: checkpoint, exported folder or PaliGemma folder (`paligemma`) whose weights to start from; missing
@@ -86,6 +88,7 @@ class UniFluid(Trainable):
         prefix: Literal["bidirectional", "causal"] = "bidirectional",
         frozen: str | None = None,
         compile: bool = False,
+        sampling: dict[str, Any] | None = None,
         seed: int = 0,
         init_from: str | None = None,
         init_weights: Weights | None = None,
@@ -102,6 +105,7 @@ class UniFluid(Trainable):
         self.backbone_factory, self.image_head_factory = backbone, image_head
         self.text_tokenizer, self.optimization = text_tokenizer, optimization
         self.parts = {"text_head": text_head, "image_encoder": image_encoder, "image_tokenizer": image_tokenizer}
+        self.sampling = sampling or {}
         self.lam, self.copies, self.errors, self.seed = lam, copies, errors, seed
         self.scales = {"position_scale": position_scale, "feature_scale": feature_scale, "token_scale": token_scale}
         self.row_length, self.frozen, self.compile_model = row_length, frozen, compile
