@@ -14,7 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.hardware import ROOT
-from benchmarks.harness import Bench, clocked, interleaved, main
+from benchmarks.harness import Bench, main
+from benchmarks.timing import clocked, interleaved
 
 DEMO = ROOT / "experiments" / "demo.yaml"
 LIGHTNING = ["-c", "import lightning"]
