@@ -43,7 +43,8 @@ class Side:
         return torch.stack([self.module.lam * text, losses.image.mean((1, 2)).sum() / max(batch.image_rows_in_step, 1)])
 
     def step(self) -> None:
-        with torch.autocast(self.batch.text_ids.device.type, torch.bfloat16, enabled=mixed()):
+        device = self.batch.text_ids.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device)):
             loss = self.losses().sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
