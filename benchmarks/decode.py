@@ -12,10 +12,11 @@ import argparse
 import numpy as np
 import torch
 
-from benchmarks.harness import Bench, agree, clocked, interleaved, main
+from benchmarks.harness import Bench, main
 from benchmarks.models import HEAD, TINY_HEAD, decoder, make_formatter, make_model
 from benchmarks.pieces import GUIDANCE, Drawing
 from benchmarks.textbook import groups, masked_tokens, uncached_tokens
+from benchmarks.timing import agree, clocked, interleaved
 from unifluid.heads import DiffusionMLP
 
 TOLERANCES = {"fp32": 1e-4, "bf16": 2e-2}  # of hidden states and head trajectories

@@ -91,7 +91,7 @@ def run(bench: Bench) -> None:
 def load(bench: Bench) -> UniFluid:
     """The checkpoint's model. Raises ValueError where none is given."""
     if bench.tiny and not bench.options.ckpt:
-        from benchmarks.train import build
+        from benchmarks.steps import build
 
         return build("demo", tiny=True)[0].eval()
     if not bench.options.ckpt:

@@ -11,9 +11,10 @@ import math
 import numpy as np
 import torch
 
-from benchmarks.harness import Bench, clocked, interleaved, main
+from benchmarks.harness import Bench, main
 from benchmarks.models import decoder, make_model
 from benchmarks.pieces import Drawing
+from benchmarks.timing import clocked, interleaved
 from unifluid.heads import DiffusionMLP
 
 MIDDLE = {"tokens": 64, "head steps": 20, "batch": 4, "layers": 4}

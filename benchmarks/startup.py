@@ -6,54 +6,43 @@ and without validation: settings, model, vocabulary, data, one optimizer step, t
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.hardware import ROOT
-from benchmarks.harness import Bench, clocked, interleaved, main
+from benchmarks.harness import Bench, main
 
-DEMO = ROOT / "experiments" / "demo.yaml"
 LIGHTNING = ["-c", "import lightning"]
+KIT = ["-m", "unifluid"]
+FIT = [*KIT, "fit", "--config", str(ROOT / "experiments" / "demo.yaml")]
+ONE_STEP = [
+    "--trainer.max_steps=1",
+    "--trainer.limit_val_batches=0",
+    "--trainer.callbacks=null",
+    "--trainer.default_root_dir=FOLDER",
+    "--model.init_args.image_tokenizer=unifluid.tokenizers.Pixels",
+]
+COMMANDS = {
+    "unifluid --help": [*KIT, "--help"],
+    "unifluid fit --print_config": [*FIT, "--print_config"],
+    "unifluid fit, one step": [*FIT, *ONE_STEP],
+}
 
 
 def run(bench: Bench) -> None:
-    with TemporaryDirectory() as folder:
-        reference = ["-c", "import json"] if bench.tiny else LIGHTNING
-        for name, arguments in commands(folder).items():
-            if bench.wants(name) and (not bench.tiny or name == "unifluid --help"):
-                bench.say(f"{name} …")
-                python(reference)  # from here on both are in the file cache
-                python(arguments)
-                work = {"ours": clocked(partial(python, arguments)), "reference": clocked(partial(python, reference))}
-                bench.add(name, interleaved(work, bench.repeats), beside=f"python {' '.join(reference)}")
-
-
-def commands(folder: str) -> dict[str, list[str]]:
-    kit = ["-m", "unifluid"]
-    fit = [*kit, "fit", "--config", str(DEMO)]
-    one = [
-        "--trainer.max_steps=1",
-        "--trainer.limit_val_batches=0",
-        "--trainer.callbacks=null",
-        f"--trainer.default_root_dir={folder}",
-        "--model.init_args.image_tokenizer=unifluid.tokenizers.Pixels",
-    ]
-    return {
-        "unifluid --help": [*kit, "--help"],
-        "unifluid fit --print_config": [*fit, "--print_config"],
-        "unifluid fit, one step": [*fit, *one],
-    }
+    reference = ["-c", "import json"] if bench.tiny else LIGHTNING
+    for name, arguments in COMMANDS.items():
+        if bench.wants(name) and (not bench.tiny or name == "unifluid --help"):
+            bench.compare(name, partial(python, arguments), partial(python, reference), beside=" ".join(reference))
 
 
 def python(arguments: list[str]) -> None:
     """Run a command line of Python to its end. Raises ValueError with its last line where it fails."""
-    for old in Path(arguments[-2].partition("=")[2] or os.devnull).glob("last*"):  # one step: a fresh run every time
-        old.unlink()
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    with TemporaryDirectory() as folder:  # a fresh run every time
+        command = [sys.executable, *(a.replace("FOLDER", folder) for a in arguments)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
         raise ValueError(f"python {' '.join(arguments)} failed: {last}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -17,104 +16,35 @@ from types import SimpleNamespace
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
-from torch.optim import Optimizer
 
-from benchmarks.harness import Bench, agree, clocked, interleaved, main
-from benchmarks.models import filled
-from benchmarks.naive import DenseModel, one_a_row
+from benchmarks.harness import Bench, main
+from benchmarks.steps import MIXTURES, build, mixed, packed, side
+from benchmarks.timing import agree, clocked, interleaved
 from callbacks import EMA, NonFiniteGuard, Throughput, TrainSeconds
-from callbacks.throughput import peak_memory
-from datamodules.mixture import MixedRows, Mixture
-from unifluid.cli.parts import instantiate
-from unifluid.cli.trainer import settings
+from datamodules.mixture import Mixture
 from unifluid.modules.unifluid import UniFluid
-from unifluid.precision import fast_bf16
-from unifluid.sequence import TEXT_TASKS, Batch
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-MIXTURES = {"demo": ["demo"], "shapes": ["demo", "shapes"]}
-TINY = {"width": 32, "depth": 1, "heads": 2}
 
 
-@dataclass
-class Side:
-    """A module with its optimizer, its data and a batch: ours, or the naive one."""
-
-    module: UniFluid
-    optimizer: Optimizer
-    batch: Batch
-    data: Mixture | None = None
-
-    def losses(self) -> Tensor:
-        """Of text and of images (2,), as the module weighs them."""
-        losses, batch = self.module.token_losses(self.batch, "train"), self.batch
-        text = (losses.text * batch.label_weight).sum() / max(batch.text_rows_in_step, 1)
-        return torch.stack([self.module.lam * text, losses.image.mean((1, 2)).sum() / max(batch.image_rows_in_step, 1)])
-
-    def step(self) -> None:
-        with torch.autocast(self.batch.text_ids.device.type, torch.bfloat16, enabled=mixed()):
-            loss = self.losses().sum()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-
-def mixed() -> bool:
-    return fast_bf16(torch.device("cpu"))
-
-
-def build(mixture: str, tiny: bool) -> tuple[UniFluid, Mixture]:
-    """Module and data of an experiment, the tokenizer trained; weights of files are not read."""
-    config = settings([f"--config={EXPERIMENTS / name}.yaml" for name in MIXTURES[mixture]])
-    if tiny:
-        config["model"]["init_args"]["backbone"]["init_args"] |= TINY
-        for stream in config["data"]["init_args"]["streams"].values():
-            stream["rows"] = 2
-    data = instantiate(L.LightningDataModule, "data", config["data"])
-    module = instantiate(L.LightningModule, "model", config["model"])
-    share = 300 if tiny else 2000
-    texts = [t for s in data.streams.values() for t, _ in zip(s.dataset.texts(), range(share), strict=False)]
-    module.text_tokenizer.train(texts)
-    module.configure_model()
-    filled(module.model)
-    return module.train(), data
-
-
-def rows_of(data: Mixture) -> list:
-    rows = MixedRows(data.streams, data.counts, data.seed)
-    return [rows[i] for i in range(rows.rows_per_step)]
-
-
-def packed(module: UniFluid, data: Mixture) -> Batch:
-    rows = rows_of(data)
-    text = sum(example.task in TEXT_TASKS for _, example in rows)
-    return module.collator(text, len(rows) - text, training=True)(rows)
-
-
-def side(mixture: str, naive: bool, tiny: bool) -> Side:
-    module, data = build(mixture, tiny)
-    if naive:
-        module.model.__class__ = DenseModel
-        segments = [module.formatter.segment(example, row) for row, example in rows_of(data)]
-        return Side(
-            module, torch.optim.AdamW(module.parameters(), lr=1e-4), one_a_row(segments, module.formatter), data
-        )
-    optimizer = module.optimization.configure(module.named_parameters(), 1000)["optimizer"]
-    return Side(module, optimizer, packed(module, data), data)
-
-
-def memory_of_steps(mixture: str, naive: bool, tiny: bool) -> float:
-    """MiB that two steps take; run in a process of its own."""
+def memory_of_steps(mixture: str, naive: bool, tiny: bool) -> float | None:
+    """MiB that two steps take at most beyond what is held before; run in a process of its own, on Linux only."""
     made = side(mixture, naive, tiny)
-    before = peak_memory(torch.device("cpu"))
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak so far, that of imports, is forgotten
+    except OSError:
+        return None
+    before = status("VmRSS")
     made.step()
     made.step()
-    return round((peak_memory(torch.device("cpu")) - before) / 2**20, 1)
+    return round((status("VmHWM") - before) / 1024, 1)
 
 
-def measured_apart(mixture: str, naive: bool, tiny: bool) -> float:
+def status(key: str) -> int:
+    """KiB of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def measured_apart(mixture: str, naive: bool, tiny: bool) -> float | None:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(memory_of_steps, mixture, naive, tiny).result()
 

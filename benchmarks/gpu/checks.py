@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, distributed
 
 from benchmarks.gpu.floors import device
-from benchmarks.harness import Bench, agree
+from benchmarks.harness import Bench
+from benchmarks.timing import agree
 from unifluid.backbones.attention import Pattern, attend, flex_attend
 from unifluid.layout import Layout
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu.floors import autocast, bandwidth, chain, device, graphed, linears, weight_bytes
-from benchmarks.harness import Bench, agree, clocked, interleaved
+from benchmarks.harness import Bench
 from benchmarks.models import HEAD, TINY_HEAD, filled, make_model
 from benchmarks.pieces import Drawing
+from benchmarks.timing import agree, clocked, interleaved
 from unifluid.backbones import HuggingFaceBackbone
 from unifluid.heads import DiffusionMLP
 

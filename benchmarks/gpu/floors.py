@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from benchmarks.harness import clocked
+from benchmarks.timing import clocked
 
 
 def device() -> torch.device:

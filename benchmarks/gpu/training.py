@@ -9,9 +9,10 @@ import lightning as L
 import torch
 
 from benchmarks.gpu.floors import device, matmul_rate
-from benchmarks.harness import Bench, clocked
+from benchmarks.harness import Bench
 from benchmarks.models import Numbers
-from benchmarks.train import EXPERIMENTS, MIXTURES, Side, side
+from benchmarks.steps import EXPERIMENTS, MIXTURES, Side, side
+from benchmarks.timing import clocked
 from unifluid.cli import plan
 from unifluid.cli.parts import instantiate
 from unifluid.cli.trainer import settings

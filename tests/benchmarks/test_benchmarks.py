@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import harness
+from benchmarks import harness, timing
 from benchmarks.textbook import groups
 from unifluid.heads import DiffusionMLP
 
@@ -97,13 +97,13 @@ def test_cases_add_to_a_file_of_the_same_commit_only(tmp_path, monkeypatch):
 def test_both_sides_are_timed_in_turn():
     order = []
     clocks = {side: lambda side=side: order.append(side) or float(len(order)) for side in ("ours", "reference")}
-    assert harness.interleaved(clocks, 2) == {"ours": [1.0, 3.0], "reference": [2.0, 4.0]}
+    assert timing.interleaved(clocks, 2) == {"ours": [1.0, 3.0], "reference": [2.0, 4.0]}
     assert order == ["ours", "reference"] * 2
 
 
 def test_what_is_not_a_number_differs():
-    assert harness.difference(torch.tensor([float("nan")]), torch.ones(1)) == float("inf")
-    assert harness.difference(torch.ones(2), torch.ones(3)) == float("inf")
+    assert timing.difference(torch.tensor([float("nan")]), torch.ones(1)) == float("inf")
+    assert timing.difference(torch.ones(2), torch.ones(3)) == float("inf")
 
 
 @pytest.mark.parametrize(("places", "iterations"), [(256, 256), (256, 64), (256, 8), (16, 16)])
