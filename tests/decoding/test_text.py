@@ -151,7 +151,7 @@ class Tree:
         logits[[LETTERS.pad, LETTERS.bos, LETTERS.separator]] = -math.inf
         return logits.log_softmax(0).tolist()
 
-    def log_probabilities(self) -> Tensor:
+    def logits(self) -> Tensor:
         return torch.tensor([self.table(seed, tuple(written)) for seed, *written in self.rows])
 
     def reorder(self, rows: Tensor) -> None:

@@ -76,7 +76,7 @@ def generate_text(
 
 
 class Writer:
-    """Prompts in the cache, one a row, and the log-probabilities of what may come next."""
+    """Prompts in the cache, one a row, and the logits of what may come next."""
 
     def __init__(self, model: UniFluidModel, formatter: Formatter, prompts: list[Segment], max_tokens: int):
         tokenizer = formatter.tokenizer
@@ -84,10 +84,10 @@ class Writer:
         self.h, self.cache = prefill(model, formatter, prompts, room=max_tokens - 1)
         self.never = torch.tensor([tokenizer.bos, tokenizer.pad, tokenizer.separator], device=self.h.device)
 
-    def log_probabilities(self) -> Tensor:
+    def logits(self) -> Tensor:
         """(B, V), fp32, −inf for control ids other than eos."""
         logits = self.model.text_head.logits(self.h, self.model.backbone.output_weight)
-        return logits.index_fill(-1, self.never, float("-inf")).log_softmax(-1)
+        return logits.index_fill(-1, self.never, float("-inf"))
 
     def write(self, ids: Tensor) -> None:
         """Put ids (B,) at the end of the rows."""
@@ -103,8 +103,8 @@ def sample(writer: Writer, temperature: float, top_p: float, u: Tensor) -> Tenso
     ids = torch.full(u.shape, writer.pad, device=u.device)
     rows = torch.arange(len(u), device=u.device)  # whose texts are still being written
     for k in range(writer.max_tokens):
-        logp = writer.log_probabilities()
-        chosen = nucleus(logp / temperature, top_p, u[rows, k]) if temperature > 0 else logp.argmax(-1)
+        logits = writer.logits()
+        chosen = nucleus(logits / temperature, top_p, u[rows, k]) if temperature > 0 else logits.argmax(-1)
         ids[rows, k] = chosen
         going = (chosen != writer.eos).nonzero()[:, 0]
         rows = rows[going]
@@ -137,7 +137,7 @@ def beam_search(writer: Writer, beams: int) -> Tensor:
     rows = torch.arange(len(best), device=device)  # whose texts can still get better; of these
     ids, score = best[:, None], torch.zeros(len(best), 1, device=device)  # unfinished (R, n, T), their sums (R, n)
     for k in range(longest):
-        logp = writer.log_probabilities().unflatten(0, score.shape)  # (R, n, V)
+        logp = writer.logits().log_softmax(-1).unflatten(0, score.shape)  # (R, n, V)
         ended_score, winner = (score + logp[..., writer.eos]).max(-1)
         ended = ids[torch.arange(len(rows), device=device), winner]
         ended[:, k] = writer.eos
