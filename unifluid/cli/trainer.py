@@ -102,6 +102,11 @@ class CLI(LightningCLI):
         except argparse.ArgumentError as error:
             flags = self._parser(self.command)._option_string_actions
             raise ValueError(f"{error}{flag_hint(str(error), [*flags, '--allow-module'])}") from error
+        given = self.config[self.command].as_dict()
+        for name, kind in (("trainer", L.Trainer), ("checkpoint", LastCheckpoint)):
+            nulls.refuse_arguments(kind, given[name], name)
+        for name in ("model", "data"):
+            nulls.refuse(given[name], name)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in SEEDS:
