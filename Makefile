@@ -2,6 +2,7 @@
 # PYTHON=python3.12 make install picks the interpreter
 PYTHON ?= python3
 BIN := .venv/bin
+GPU := $(findstring GPU 0,$(shell nvidia-smi -L 2>/dev/null))
 STAMP := .venv/installed
 
 .PHONY: install test test-slow lint docs docs-serve demo emoji bench bench-full
@@ -33,7 +34,7 @@ docs-serve: install
 # Each step goes on where it was interrupted.
 demo: install
 	$(BIN)/unifluid fit --config experiments/demo_autoencoder.yaml
-	$(BIN)/unifluid fit --config experiments/demo.yaml
+	$(BIN)/unifluid fit --config experiments/demo.yaml $(if $(GPU),--config experiments/demo_gpu.yaml)
 	$(BIN)/unifluid report runs/demo --title "The default run" --out runs/demo/report.html
 	@echo "runs/demo holds config.yaml, last.ckpt, scores.json, samples.png, results and TensorBoard logs."
 	@echo "Open runs/demo/report.html in a browser to see them all."

@@ -23,12 +23,15 @@ from fractions import Fraction
 from pathlib import Path
 
 import lightning as L
+from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.base import ExampleDataset
 from unifluid import randomness
 from unifluid.sequence import TEXT_TASKS, Batch, Example
+
+MOST_WORKERS = 8  # where their number is left open
 
 
 @dataclass
@@ -141,7 +144,7 @@ class Mixture(L.LightningDataModule):
         validation_examples: examples of each validation set.
         validation_batch: examples in a validation batch.
         steps_per_epoch: optimizer steps that count as an epoch, since streams are endless.
-        workers: loader processes.
+        workers: loader processes; null: none where training takes the CPU's cores, else up to eight for each GPU.
         seed: of the order of examples.
         tokenizer_texts: at most this many texts train a tokenizer that needs training.
         rows: rows of a step in all, where streams have weights.
@@ -154,7 +157,7 @@ class Mixture(L.LightningDataModule):
         validation_examples: int = 128,
         validation_batch: int = 64,
         steps_per_epoch: int = 1000,
-        workers: int = 0,
+        workers: int | None = None,
         seed: int = 0,
         tokenizer_texts: int = 100_000,
         rows: int | None = None,
@@ -162,6 +165,8 @@ class Mixture(L.LightningDataModule):
         super().__init__()
         if not streams:
             raise ValueError("data.streams needs at least one stream")
+        if workers is not None and workers < 0:
+            raise ValueError(f"data.workers must be at least 0, or null for what suits the machine, got {workers}")
         self.counts = share_out(streams, rows)
         self.streams, self.validation = streams, validation or {}
         self.validation_examples, self.validation_batch = validation_examples, validation_batch
@@ -233,15 +238,23 @@ class Mixture(L.LightningDataModule):
     test_dataloader = val_dataloader
 
     def _loader(self, rows: Dataset, batches: Sampler | list, collate: Callable[[list], Batch]) -> DataLoader:
+        workers = suitable_workers(self.trainer) if self.workers is None else self.workers
         return DataLoader(
             rows,
             batch_sampler=batches,
             collate_fn=collate,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             worker_init_fn=outlive_sigterm,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )
+
+
+def suitable_workers(trainer: L.Trainer) -> int:
+    """Loader processes for each of the `trainer`'s own."""
+    if trainer.strategy.root_device.type == "cpu":
+        return 0
+    return min(MOST_WORKERS, suggested_max_num_workers(trainer.num_devices))
 
 
 def check_steps(trainer: L.Trainer, steps_per_epoch: int) -> None:

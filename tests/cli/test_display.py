@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+from types import SimpleNamespace
+
 import lightning as L
+import pytest
+from cli.runs import fit_arguments
 from lightning.pytorch.callbacks import ModelSummary, TQDMProgressBar
 from toy import make_data, make_module, make_trainer
 
 from callbacks.last import LastCheckpoint
 from unifluid.cli.display import ModelTable, RunProgress, callbacks
+from unifluid.cli.main import main
+from unifluid.cli.opening import duration
 
 
 class Watcher(L.Callback):
@@ -58,3 +65,23 @@ def test_what_the_user_names_or_turns_off_is_left_alone():
     assert kinds() == [RunProgress, ModelTable]
     assert kinds(callbacks=TQDMProgressBar()) == [ModelTable]
     assert kinds(callbacks=[ModelSummary()], enable_progress_bar=False) == []
+
+
+def test_a_run_opens_with_what_it_will_do(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("unifluid.cli.opening.time", SimpleNamespace(monotonic=itertools.count(0, 60).__next__))
+    flags = ["--trainer.enable_progress_bar=true", "--trainer.limit_val_batches=0", "--trainer.max_steps=1230"]
+    stop = ["--trainer.callbacks+=cli.runs.Interrupt", "--trainer.callbacks.step=31", "--allow-module", "cli"]
+    assert main(fit_arguments(tmp_path, *flags, *stop)) == 130
+    shown = capsys.readouterr().out
+    assert "training 1,230 steps of 4 rows, on CPU with " in shown
+    assert f"curves: tensorboard --logdir {tmp_path}" in shown and "samples.png" not in shown
+    assert "1,200 more steps: about 48 minutes on this machine" in shown  # a minute for 25 of them
+    assert main(fit_arguments(tmp_path, *flags[1:], "--trainer.max_steps=32")) == 0
+    assert "training" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "seconds, said", [(20, "20 seconds"), (130, "2 minutes"), (5400, "90 minutes"), (9e4, "25 hours")]
+)
+def test_durations_are_as_exact_as_they_can_be(seconds, said):
+    assert duration(seconds) == said

@@ -124,6 +124,28 @@ def test_null_is_null_however_deep(flag, place, capsys):
     assert found is None
 
 
+ADAMW = "{class_path: unifluid.optimization.AdamW, init_args: {lr: null}}"
+SCENES = "{class_path: datamodules.shapes.Shapes, init_args: {task: caption, things: null}}"
+
+
+@pytest.mark.parametrize(
+    "text, name",
+    [
+        (f"model: {{init_args: {{optimization: {ADAMW}}}}}", "model.optimization.lr"),
+        ("data: {init_args: {validation_batch: null}}", "data.validation_batch"),
+        ("trainer: {accumulate_grad_batches: null}", "trainer.accumulate_grad_batches"),
+        ("checkpoint: {every: null}", "checkpoint.every"),
+        ("trainer: {callbacks: [{class_path: callbacks.EMA, init_args: {decay: null}}]}", "trainer.callbacks.0.decay"),
+        (f"data: {{init_args: {{streams: {{a: {{rows: 1, dataset: {SCENES}}}}}}}}}", "data.streams.a.dataset.things"),
+    ],
+)
+def test_null_in_a_file_is_refused_where_it_means_nothing(text, name, tmp_path, capsys):
+    """By a flag it is for its type; jsonargparse takes it in a file for a setting that is left out."""
+    (tmp_path / "nulls.yaml").write_text(text)
+    line = error_line(capsys, *fit_arguments(tmp_path, "--config", str(tmp_path / "nulls.yaml")))
+    assert line == f"{name} must not be null: leave it out for its default"
+
+
 def test_print_config_prints_yaml(capsys):
     assert main(["fit", "--config", str(TINY), "--allow-module", "tiny", "--seed_everything=3", "--print_config"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["seed_everything"] == 3

@@ -1,6 +1,7 @@
 """Counts of streams, and rows that are the same however they are sliced."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch.utils.data import DataLoader
 from toy import make_module, make_trainer
 
 from datamodules import Mixture, Stream, WebDataset
-from datamodules.mixture import MixedRows, StepSampler, share_out
+from datamodules.mixture import MixedRows, StepSampler, share_out, suitable_workers
 from datamodules.shapes import Shapes
 
 
@@ -118,3 +119,18 @@ def test_weights_reach_the_batches(tmp_path):
     batch = next(iter(data.train_dataloader()))
     assert Counter(batch.text_tasks + batch.target_tasks) == {"generate": 2, "caption": 2, "answer": 4}
     assert (batch.text_rows_in_step, batch.image_rows_in_step) == (6, 2)
+
+
+@pytest.mark.parametrize("device, found", [("cpu", 0), ("cuda", 5)])
+def test_workers_are_what_suits_the_machine(device, found, monkeypatch):
+    """On CPUs training needs the cores; GPUs share them."""
+    monkeypatch.setattr("lightning.fabric.utilities.data._num_cpus_available", lambda: 12)
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device(device)), num_devices=2)
+    assert suitable_workers(trainer) == found
+    trainer.num_devices = 1
+    assert suitable_workers(trainer) == (8 if found else 0)
+
+
+def test_workers_below_none_are_refused():
+    with pytest.raises(ValueError, match="data.workers must be at least 0"):
+        Mixture({"caption": Stream(Shapes("caption"), rows=1)}, workers=-1)

@@ -17,11 +17,7 @@ class RunProgress(RichProgressBar):
 
     @property
     def total_train_batches(self) -> float:
-        trainer = self.trainer
-        if trainer.max_steps > 0:
-            return trainer.max_steps
-        epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
-        return epochs * math.ceil(super().total_train_batches / trainer.accumulate_grad_batches)
+        return total_steps(self.trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.train_progress_bar_id is None:  # an epoch is only where Lightning starts to count anew
@@ -66,6 +62,14 @@ class ModelTable(RichModelSummary):
             table.add_row(*row)
         total, trained = (get_human_readable_count(int(n)).strip() for n in (total_parameters, trainable_parameters))
         get_console().print(table, f"{total} parameters, {trained} of them trained, {model_size:.0f} MB")
+
+
+def total_steps(trainer: L.Trainer) -> float:
+    """Optimizer steps of the whole run; infinite where nothing ends it."""
+    if trainer.max_steps > 0:
+        return trainer.max_steps
+    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+    return epochs * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
 
 
 def callbacks(trainer: dict[str, Any]) -> list[L.Callback]:

@@ -23,6 +23,7 @@ from unifluid.cli import display, flags, nulls
 from unifluid.cli.lock import locked
 from unifluid.cli.logs import RunLogger
 from unifluid.cli.nearest import flag_hint
+from unifluid.cli.opening import Opening
 from unifluid.cli.runs import CONFIG, expand
 from unifluid.configs import ALLOWED
 from unifluid.precision import default_precision
@@ -32,7 +33,6 @@ from unifluid.storage import LAST, AtomicCheckpointIO, find, latest
 EXPECTED = (
     r".*Total length of `.*` across ranks is zero",  # a run without validation
     r".*You have overridden `transfer_batch_to_device`",
-    r".*does not have many workers",
     r".*treespec, LeafSpec",
     r".*in eval mode at the start of training",  # the image tokenizer is frozen
     r".*is not supported by the model summary",  # of megabytes in mixed precision, which are those of fp32
@@ -102,6 +102,11 @@ class CLI(LightningCLI):
         except argparse.ArgumentError as error:
             flags = self._parser(self.command)._option_string_actions
             raise ValueError(f"{error}{flag_hint(str(error), [*flags, '--allow-module'])}") from error
+        given = self.config[self.command].as_dict()
+        for name, kind in (("trainer", L.Trainer), ("checkpoint", LastCheckpoint)):
+            nulls.refuse_arguments(kind, given[name], name)
+        for name in ("model", "data"):
+            nulls.refuse(given[name], name)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in SEEDS:
@@ -121,6 +126,8 @@ class CLI(LightningCLI):
         settings = self._get(self.config_init, "trainer")
         flags.check(self.command, settings)
         self.trainer_defaults["callbacks"] = display.callbacks(settings)
+        if self.command == "fit" and settings["enable_progress_bar"] is not False:
+            self.trainer_defaults["callbacks"].append(Opening())
         if any(isinstance(callback, display.ModelTable) for callback in self.trainer_defaults["callbacks"]):
             kwargs["enable_model_summary"] = False  # Lightning's own, of which ours takes the place
         if self.command == "predict":
@@ -138,6 +145,8 @@ class CLI(LightningCLI):
         except TypeError as error:  # Lightning's word for, say, devices: 7x
             raise ValueError(f"trainer: {error}") from error
         flags.warn_if_slow(trainer.precision, trainer.strategy.root_device.type)
+        if trainer.strategy.root_device.type == "cpu":  # training itself needs its cores
+            warnings.filterwarnings("ignore", ".*does not have many workers")
         if settings["overfit_batches"]:  # Lightning takes it for validation as well, where it may be no batch at all
             limit = settings["limit_val_batches"]
             trainer.limit_val_batches = 1.0 if limit is None else limit
