@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -18,11 +17,12 @@ import numpy as np
 import pytest
 import tiny
 import yaml
-from browser import Browser, chromium
+from browser import Browser, chromium, watched
 from cli.runs import error_line
 from PIL import Image
 from toy import make_module
 
+from unifluid.cli.main import main
 from unifluid.cli.serve import sampling_of
 from unifluid.decoding.images import ImageSampling
 from unifluid.page.server import serving
@@ -221,36 +221,48 @@ def test_what_hinders_the_page_is_one_line(tmp_path, capsys, monkeypatch):
     assert error_line(capsys, *serve, 1) == "the page needs gradio: pip install 'unifluid[serve]'"
 
 
-def test_the_command_says_one_line_and_leaves_nothing(pipeline, tmp_path):
+def test_the_command_says_one_line_and_leaves_nothing(pipeline, tmp_path, monkeypatch, capfd):
     content = {"state_dict": pipeline.module.state_dict()}
     pipeline.module.on_save_checkpoint(content)
     save(content, tmp_path / "run" / "last.ckpt")
     for name in ("temporary", "here"):
         (tmp_path / name).mkdir()
-    address = f"http://127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "unifluid", "serve", "--ckpt", str(tmp_path / "run"), "--allow-module", "tiny"]
-    command += ["--port", address.rpartition(":")[2], "--device", "cpu"]
-    paths = os.pathsep.join([str(Path(__file__).parents[n]) for n in (1, 2)])
-    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": paths, "GRADIO_SHARE": "True"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(
-        command,
-        cwd=tmp_path / "here",
-        env=environment,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # background jobs ignore it
-        **pipes,
-    ) as process:
-        try:
-            line = process.stdout.readline()
-            assert b"unifluid" in urllib.request.urlopen(address).read()
-            assert len(list((tmp_path / "temporary").glob("unifluid-*"))) == 1
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert line.startswith(f"{address} serves {tmp_path.name}/run, raw weights, ") and "Ctrl-C" in line
-    assert (process.returncode, out, err) == (130, "", "")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("GRADIO_SHARE", "True")
+    port, seen = free_port(), []
+
+    def visit_and_interrupt():
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                seen.append(urllib.request.urlopen(f"http://127.0.0.1:{port}").read())
+                break
+            time.sleep(0.1)
+        seen.extend((tmp_path / "temporary").glob("unifluid-*"))
+        while f":{port} serves" not in capfd.readouterr().out:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with handling(
+        SIGINT=signal.default_int_handler, SIGTERM=signal.SIG_DFL
+    ):  # a suite in the background ignores Ctrl-C
+        threading.Thread(target=visit_and_interrupt, daemon=True).start()
+        flags = ["--ckpt", str(tmp_path / "run"), "--allow-module", "tiny", "--device", "cpu", "--port", str(port)]
+        assert main(["serve", *flags]) == 130
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    assert b"unifluid" in seen[0] and len(seen) == 2
+    assert capfd.readouterr() == ("", "")
     assert [*(tmp_path / "temporary").glob("unifluid-*"), *(tmp_path / "here").iterdir()] == []
+
+
+@contextlib.contextmanager
+def handling(**handlers):
+    before = {name: signal.signal(getattr(signal, name), handler) for name, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
 
 
 # -- in a browser ---------------------------------------------------------------------------------------------------
@@ -270,14 +282,21 @@ def address(pipeline, tmp_path_factory):
             yield served
 
 
+@pytest.fixture(scope="module")
+def opened():
+    with chromium() as opened:
+        yield opened.page.context.browser
+
+
 @pytest.fixture
-def browser(address):
+def browser(opened, address):
     """The page in a browser, which asks nobody but the server for anything."""
-    with chromium(1200, 1000) as opened:
-        enter(opened.page, address)
-        yield opened
-        strangers = [url for url in opened.requested if not url.startswith((f"{address}/", "data:", "blob:"))]
-        assert strangers == [] and len(opened.requested) > 5
+    with opened.new_context(viewport={"width": 1200, "height": 1000}) as context:
+        seen = watched(context.new_page())
+        enter(seen.page, address)
+        yield seen
+    strangers = [url for url in seen.requested if not url.startswith((f"{address}/", "data:", "blob:"))]
+    assert strangers == [] and len(seen.requested) > 5
 
 
 def enter(page, address):
@@ -385,8 +404,8 @@ def test_stop_ends_a_drawing(browser: Browser, held):
     assert finished(page) != half
 
 
-def test_two_draw_at_once_and_a_third_waits_in_vain(browser: Browser, address, held):
-    page, *others = pages = [browser.page] + [browser.page.context.browser.new_context().new_page() for _ in "ab"]
+def test_two_draw_at_once_and_a_third_waits_in_vain(browser: Browser, opened, address, held):
+    page, *others = pages = [browser.page] + [opened.new_context().new_page() for _ in "ab"]
     for other in others:
         enter(other, address)
     draw(page, "a cat")
