@@ -410,16 +410,22 @@ def test_stop_ends_a_drawing(browser: Browser, held):
     assert finished(page) != half
 
 
-def test_two_draw_at_once_and_a_third_waits_in_vain(browser: Browser, context, address, held):
-    page, other = browser.page, enter(context.browser.new_context(viewport=SIZE).new_page(), address)
-    third = enter(context.new_page(), address)
+def test_two_draw_at_once_and_a_third_is_refused(browser: Browser, context, address, held):
+    """The queue holds one that waits; who stops waiting makes room."""
+    page, waiting = browser.page, enter(context.new_page(), address)
+    other = enter(context.browser.new_context(viewport=SIZE).new_page(), address)
     draw(page, "a cat")
     page.get_by_text(f"2 of {TOKENS}").wait_for()
-    for late, prompt in ((other, "a dog"), (third, "a bird")):
+    for late, prompt in ((waiting, "a bird"), (other, "a dog")):
         with late.expect_response("**/queue/join*"):
             draw(late, prompt)
-    said(third, "currently busy")
+    said(other, "currently busy")
+    with waiting.expect_response("**/cancel"):
+        button(waiting, "Stop").click()
+    with other.expect_response("**/queue/join*") as joined:
+        button(other, "Draw").click()
+    assert joined.value.ok
     held.set()
     assert finished(page) != finished(other)
     assert [p.locator("#draw-drawing img").get_attribute("alt") for p in (page, other)] == ["a cat", "a dog"]
-    assert third.locator("#draw-drawing img").count() == 0
+    assert waiting.locator("#draw-drawing img").count() == 0
