@@ -39,15 +39,19 @@ def chromium(width: int = 1200, height: int = 900, scheme: Literal["light", "dar
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=executable(p.chromium), args=["--no-sandbox"])  # root has none
         try:
-            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-            seen = Browser(page)
-            page.on("console", lambda message: seen.errors.append(message.text) if message.type == "error" else None)
-            page.on("pageerror", lambda error: seen.errors.append(str(error)))
-            page.on("requestfailed", lambda request: seen.failed.append(f"{request.url}: {request.failure}"))
-            page.on("request", lambda request: seen.requested.append(request.url))
-            yield seen
+            yield watched(browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme))
         finally:
             browser.close()
+
+
+def watched(page: Page) -> Browser:
+    """An empty page, from now on with what it does."""
+    seen = Browser(page)
+    page.on("console", lambda message: seen.errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: seen.errors.append(str(error)))
+    page.on("requestfailed", lambda request: seen.failed.append(f"{request.url}: {request.failure}"))
+    page.on("request", lambda request: seen.requested.append(request.url))
+    return seen
 
 
 def executable(kind: BrowserType) -> str:

@@ -1,69 +1,39 @@
-"""serve: the page's callbacks without a browser, the command, and what a browser shows of it all."""
+"""serve: what the page's buttons do, without a browser, and the command."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
-from pathlib import Path
 from types import SimpleNamespace
-from urllib.error import HTTPError
 
 import numpy as np
 import pytest
 import tiny
 import yaml
-from browser import Browser, chromium
 from cli.runs import error_line
+from cli.served import TOKENS, free_port, holding, make_pipeline
 from PIL import Image
-from toy import make_module
 
+from unifluid.cli.main import main
 from unifluid.cli.serve import sampling_of
 from unifluid.decoding.images import ImageSampling
-from unifluid.page.server import serving
 from unifluid.page.work import Worker
 from unifluid.pipeline import Pipeline
 from unifluid.storage import save
 
 gr = pytest.importorskip("gradio", reason="gradio is not installed")
-TOKENS = 9
 CONTROLS = (False, 7, 2, 2.0, "linear", 0.8, "raster")  # seed, then steps, guidance, schedule, temperature, order
 ME, OTHER = SimpleNamespace(session_hash="me"), SimpleNamespace(session_hash="other")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    module = make_module()
-    module.configure_model()
-    module.model.load_state_dict(tiny.model().state_dict())  # no zero weights left
-    return Pipeline(module.eval())
-
-
-@pytest.fixture
-def held(pipeline, monkeypatch):
-    """Every drawing halts after its second token, until the event that this gives is set."""
-    head, go, drawn = pipeline.module.model.image_head, threading.Event(), []
-    sample = head.sample
-
-    def wait_and_sample(*args):
-        drawn.append(1)
-        assert len(drawn) % TOKENS != 3 or go.wait(60)
-        return sample(*args)
-
-    monkeypatch.setattr(head, "sample", wait_and_sample)
-    yield go
-    go.set()
+    return make_pipeline()
 
 
 @pytest.fixture
@@ -105,18 +75,19 @@ def test_texts_are_the_pipelines(handlers, pipeline, monkeypatch):
     assert handlers.ask(tiny.image(1), " what? ", 2.0) == "what? 2"
 
 
-def test_only_the_visitors_own_drawing_is_stopped(handlers, held):
-    drawing = handlers.draw(ME, "a cat", 1, *CONTROLS)
-    next(drawing)
-    handlers.stop(OTHER)
-    handlers.stop(ME)
-    held.set()
-    assert not any("Save" in figure for figure, _, _ in drawing)
-    handlers.stop(ME)  # there is nothing to stop any more
-    drawing = handlers.draw(ME, "a cat", 1, *CONTROLS)
-    next(drawing)
-    handlers.stop(OTHER)
-    assert "Save" in list(drawing)[-1][0]
+def test_only_the_visitors_own_drawing_is_stopped(handlers, pipeline):
+    with holding(pipeline) as go:
+        drawing = handlers.draw(ME, "a cat", 1, *CONTROLS)
+        next(drawing)
+        handlers.stop(OTHER)
+        handlers.stop(ME)
+        go.set()
+        assert not any("Save" in figure for figure, _, _ in drawing)
+        handlers.stop(ME)  # there is nothing to stop any more
+        drawing = handlers.draw(ME, "a cat", 1, *CONTROLS)
+        next(drawing)
+        handlers.stop(OTHER)
+        assert "Save" in list(drawing)[-1][0]
 
 
 def test_what_nobody_waits_for_is_not_drawn_on():
@@ -221,181 +192,48 @@ def test_what_hinders_the_page_is_one_line(tmp_path, capsys, monkeypatch):
     assert error_line(capsys, *serve, 1) == "the page needs gradio: pip install 'unifluid[serve]'"
 
 
-def test_the_command_says_one_line_and_leaves_nothing(pipeline, tmp_path):
+def test_the_command_says_one_line_and_leaves_nothing(pipeline, tmp_path, monkeypatch, capfd):
     content = {"state_dict": pipeline.module.state_dict()}
     pipeline.module.on_save_checkpoint(content)
     save(content, tmp_path / "run" / "last.ckpt")
     for name in ("temporary", "here"):
         (tmp_path / name).mkdir()
-    address = f"http://127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "unifluid", "serve", "--ckpt", str(tmp_path / "run"), "--allow-module", "tiny"]
-    command += ["--port", address.rpartition(":")[2], "--device", "cpu"]
-    paths = os.pathsep.join([str(Path(__file__).parents[n]) for n in (1, 2)])
-    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": paths, "GRADIO_SHARE": "True"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(
-        command,
-        cwd=tmp_path / "here",
-        env=environment,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # background jobs ignore it
-        **pipes,
-    ) as process:
-        try:
-            line = process.stdout.readline()
-            assert b"unifluid" in urllib.request.urlopen(address).read()
-            assert len(list((tmp_path / "temporary").glob("unifluid-*"))) == 1
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert line.startswith(f"{address} serves {tmp_path.name}/run, raw weights, ") and "Ctrl-C" in line
-    assert (process.returncode, out, err) == (130, "", "")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("GRADIO_SHARE", "True")
+    port, seen, printed = free_port(), [], []
+
+    def visit_and_interrupt():
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                seen.append(urllib.request.urlopen(f"http://127.0.0.1:{port}").read())
+                break
+            time.sleep(0.1)
+        seen.extend((tmp_path / "temporary").glob("unifluid-*"))
+        while not printed[-1:] == ["\n"]:
+            printed.extend(capfd.readouterr().out)
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with handling(
+        SIGINT=signal.default_int_handler, SIGTERM=signal.SIG_DFL
+    ):  # a suite in the background ignores Ctrl-C
+        threading.Thread(target=visit_and_interrupt, daemon=True).start()
+        flags = ["--ckpt", str(tmp_path / "run"), "--allow-module", "tiny", "--device", "cpu", "--port", str(port)]
+        assert main(["serve", *flags]) == 130
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    assert b"unifluid" in seen[0] and len(seen) == 2
+    line = "".join(printed)
+    assert line.startswith(f"http://127.0.0.1:{port} serves {tmp_path.name}/run, raw weights, ")
+    assert line.count("\n") == 1 and "Ctrl-C" in line and capfd.readouterr() == ("", "")
     assert [*(tmp_path / "temporary").glob("unifluid-*"), *(tmp_path / "here").iterdir()] == []
 
 
-# -- in a browser ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def address(pipeline, tmp_path_factory):
-    """One server for all tests; what a variable might open stays shut."""
-    secret = tmp_path_factory.mktemp("secret") / "secret.txt"
-    secret.write_text("secret")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_ALLOWED_PATHS", str(secret.parent))
-        sampling = ImageSampling(steps=2, guidance=2.0, schedule="linear")
-        with serving(pipeline, "a tiny model", sampling, free_port(), waiting=1, megabytes=1) as served:
-            with pytest.raises(HTTPError, match="403"):
-                urllib.request.urlopen(f"{served}/gradio_api/file={secret}")
-            yield served
-
-
-@pytest.fixture
-def browser(address):
-    """The page in a browser, which asks nobody but the server for anything."""
-    with chromium(1200, 1000) as opened:
-        enter(opened.page, address)
-        yield opened
-        strangers = [url for url in opened.requested if not url.startswith((f"{address}/", "data:", "blob:"))]
-        assert strangers == [] and len(opened.requested) > 5
-
-
-def enter(page, address):
-    page.goto(address)
-    button(page, "Draw").wait_for()
-    return page
-
-
-def button(page, name):
-    return page.get_by_role("button", name=name, exact=True)
-
-
-def draw(page, prompt: str) -> None:
-    page.get_by_label("Prompt").fill(prompt)
-    button(page, "Draw").click()
-
-
-def source(page, place: str = "#draw-drawing") -> str:
-    return page.locator(f"{place} img").get_attribute("src")
-
-
-def finished(page, place: str = "#draw-drawing") -> str:
-    page.locator(f"{place} a[download]").wait_for()
-    return source(page, place)
-
-
-def said(page, text: str) -> None:
-    page.get_by_test_id("toast-body").filter(has_text=text).first.wait_for()
-
-
-def send_file(page, tab: str, name: str, data: bytes) -> None:
-    file = {"name": name, "mimeType": "image/png", "buffer": data}
-    page.locator(f"#{tab}-picture input[type=file]").set_input_files(file)
-
-
-def png(seed: int, path: Path) -> bytes:
-    Image.fromarray(tiny.image(seed, size=20).permute(1, 2, 0).numpy()).save(path)
-    return path.read_bytes()
-
-
-def value(page, label: str) -> str:
-    """Of a text field, once it has one."""
-    field = page.get_by_label(label)
-    from playwright.sync_api import expect
-
-    expect(field).not_to_have_value("", timeout=30_000)
-    return field.input_value()
-
-
-def test_a_picture_appears_and_is_sent_on(browser: Browser, held):
-    page = browser.page
-    button(page, "Ask about it").click()
-    said(page, "there is no picture yet: draw one first")
-    page.get_by_text("three green triangles").first.click()
-    assert value(page, "Prompt") == "three green triangles"
-    button(page, "Draw").click()
-    page.get_by_text(f"2 of {TOKENS}").wait_for()
-    half = source(page)
-    held.set()
-    whole = finished(page)
-    assert half != whole
-    assert page.locator("#draw-drawing img").evaluate("i => getComputedStyle(i).imageRendering") == "pixelated"
-    button(page, "Describe it").click()
-    assert value(page, "Description")
-    page.get_by_role("tab", name="Draw").click()
-    button(page, "Edit it").click()
-    page.get_by_label("Instruction").fill("make it red")
-    button(page, "Edit").click()
-    assert finished(page, "#edit-drawing") != whole
-    button(page, "Ask about it").click()
-    page.get_by_label("Question").fill("what is it?")
-    button(page, "Ask").click()
-    assert value(page, "Answer")
-    assert browser.errors == []
-
-
-def test_uploads_are_described_or_refused_in_one_line(browser: Browser, tmp_path, pipeline):
-    page = browser.page
-    page.get_by_role("tab", name="Describe").click()
-    send_file(page, "describe", "bad.png", b"no picture")
-    said(page, "bad.png is none of JPEG, PNG, WEBP, GIF")
-    page.locator("#describe-picture").get_by_text("Drop Image Here").wait_for()
-    send_file(page, "describe", "large.png", bytes(2_000_000))
-    said(page, "exceed the maximum allowed size")
-    page.locator("#describe-picture").get_by_text("Drop Image Here").wait_for()
-    button(page, "Describe").click()
-    said(page, "there is no picture: drop one in")
-    send_file(page, "describe", "good.png", png(3, tmp_path / "good.png"))
-    page.locator("#describe-picture img.crisp").wait_for()
-    button(page, "Describe").click()
-    assert value(page, "Description") == pipeline.caption(tmp_path / "good.png")[0]
-
-
-def test_stop_ends_a_drawing(browser: Browser, held):
-    page = browser.page
-    draw(page, "a cat")
-    page.get_by_text(f"2 of {TOKENS}").wait_for()
-    with page.expect_response("**/run/predict"):
-        button(page, "Stop").click()
-    half = source(page)
-    held.set()
-    page.wait_for_timeout(500)
-    assert source(page) == half and page.locator("#draw-drawing a").count() == 0
-    draw(page, "a dog")  # and the next is drawn as ever
-    assert finished(page) != half
-
-
-def test_two_draw_at_once_and_a_third_waits_in_vain(browser: Browser, address, held):
-    page, *others = pages = [browser.page] + [browser.page.context.browser.new_context().new_page() for _ in "ab"]
-    for other in others:
-        enter(other, address)
-    draw(page, "a cat")
-    page.get_by_text(f"2 of {TOKENS}").wait_for()
-    for other, prompt in zip(others, ("a dog", "a bird"), strict=True):
-        with other.expect_response("**/queue/join*"):
-            draw(other, prompt)
-    said(pages[2], "currently busy")
-    held.set()
-    made = [finished(page) for page in pages[:2]]
-    assert made[0] != made[1] and pages[2].locator("#draw-drawing img").count() == 0
-    assert [page.locator("#draw-drawing img").get_attribute("alt") for page in pages[:2]] == ["a cat", "a dog"]
+@contextlib.contextmanager
+def handling(**handlers):
+    before = {name: signal.signal(getattr(signal, name), handler) for name, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
