@@ -14,14 +14,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tiny
-import yaml
 from cli.runs import error_line
 from cli.served import TOKENS, free_port, holding, make_pipeline
 from PIL import Image
 
 from unifluid.cli.main import main
-from unifluid.cli.serve import sampling_of
-from unifluid.decoding.images import ImageSampling
 from unifluid.page.work import Worker
 from unifluid.pipeline import Pipeline
 from unifluid.storage import save
@@ -165,15 +162,6 @@ def test_uploads_are_read_by_our_own_reader(tmp_path):
         with pytest.raises(gr.Error) as raised:
             read_upload(SimpleNamespace(path=str(tmp_path / name), orig_name="x/<b>.png"))
         assert message.replace("<b>", "&lt;b&gt;") in raised.value.message and "x/" not in raised.value.message
-
-
-def test_controls_stand_where_the_run_drew_its_samples(tmp_path):
-    assert sampling_of(tmp_path) == ImageSampling(steps=50, guidance=3.0, schedule="linear", temperature=0.8)
-    callbacks = [{"class_path": "a.B", "init_args": {}}, {"class_path": "a.C", "init_args": {"sampling": {"steps": 9}}}]
-    (tmp_path / "config.yaml").write_text(yaml.dump({"trainer": {"callbacks": callbacks}}))
-    assert sampling_of(tmp_path).steps == sampling_of(tmp_path / "last.ckpt").steps == 9
-    (tmp_path / "config.yaml").write_text("trainer: {callbacks: true}")
-    assert sampling_of(tmp_path).steps == 50
 
 
 # -- the command ----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import importlib.util
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,9 @@ from unifluid.cli.errors import Parser, count
 from unifluid.cli.sample import add_model_options, load_pipeline
 
 if TYPE_CHECKING:
-    from unifluid.decoding.images import ImageSampling
     from unifluid.pipeline import Pipeline
 
-# Of the default run, and of most others here.
+# For a model that does not say what it is drawn with: as the default run.
 DEFAULTS = {"steps": 50, "guidance": 3.0, "schedule": "linear", "temperature": 0.8}
 
 
@@ -31,7 +31,8 @@ def run(command: str, args: list[str]) -> None:
     about = describe(pipeline, options.ckpt)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what visitors uploaded is removed in any case
     limits = options.port, options.queue, options.max_upload
-    with serving(pipeline, about, sampling_of(options.ckpt), *limits, browser=options.open) as address:
+    sampling = pipeline.sampling if pipeline.module.sampling else replace(pipeline.sampling, **DEFAULTS)
+    with serving(pipeline, about, sampling, *limits, browser=options.open) as address:
         print(f"{address} serves {about}; Ctrl-C ends it", flush=True)
         threading.Event().wait()
 
@@ -54,18 +55,3 @@ def describe(pipeline: Pipeline, path: str) -> str:
     size, name = model.image_tokenizer.image_size, "/".join(place.absolute().parts[-2:])
     weights, device = f"{pipeline.weights} weights".replace("ema", "EMA"), pipeline.module.device
     return f"{name}, {weights}, {parameters / 1e6:.1f} M parameters, pictures of {size} × {size}, on {device}"
-
-
-def sampling_of(path: str) -> ImageSampling:
-    """How the run drew its own samples, where its config lies beside the checkpoint; else as the default run does."""
-    import yaml
-
-    from unifluid.decoding.images import ImageSampling
-
-    folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        found = [c["init_args"]["sampling"] for c in config["trainer"]["callbacks"] if "sampling" in c["init_args"]]
-        return ImageSampling(**found[0])
-    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError):  # none, or another version's
-        return ImageSampling(**DEFAULTS)
