@@ -42,6 +42,7 @@ class Case:
 CASES = (
     Case("diffusion, 100 steps", DiffusionMLP, 100, DiffusionLoop),
     Case("diffusion, 100 steps, int8", DiffusionMLP, 100, DiffusionLoop, EIGHT_BITS, precisions=("fp32",), int8=True),
+    Case("diffusion, DPM-Solver++ in 20 steps", DiffusionMLP, 20, None, options={"sampler": "dpm++"}),
     Case("flow, 25 steps", FlowMLP, 25, FlowLoop),
     Case("flow, 25 steps, int8", FlowMLP, 25, FlowLoop, EIGHT_BITS, precisions=("fp32",), int8=True),
 )

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,11 +32,10 @@ from unifluid.sequence import Example, centre_square
 
 @dataclass(frozen=True)
 class Setting:
-    """How to draw: arguments of `ImageSampling`, over those of `BASE`, and `drawing` arguments of the image head."""
+    """How to draw: arguments of `ImageSampling`, over those of `BASE`."""
 
     name: str
     sampling: dict[str, Any] = field(default_factory=dict)
-    head: dict[str, Any] = field(default_factory=dict)
 
 
 BASE = {"steps": 50, "guidance": 3.0, "schedule": "linear", "temperature": 0.8, "batch_size": 64}  # the demo's own
@@ -49,8 +46,15 @@ SETTINGS = (
     Setting("25 steps", {"steps": 25}),
     Setting("10 steps", {"steps": 10}),
     Setting("5 steps", {"steps": 5}),
-    Setting("25 steps, ode", {"steps": 25}, {"sampler": "ode"}),
-    Setting("10 steps, ode", {"steps": 10}, {"sampler": "ode"}),
+    Setting("50 → 5 steps", {"late_steps": 5}),
+    Setting("25 → 5 steps", {"steps": 25, "late_steps": 5}),
+    *(
+        Setting(f"{steps} steps, {sampler}", {"steps": steps, "sampler": sampler})
+        for steps in (20, 10, 6)
+        for sampler in ("ode", "midpoint", "heun")
+    ),
+    Setting("10 steps, midpoint, time shift 2", {"steps": 10, "sampler": "midpoint", "time_shift": 2.0}),
+    Setting("guided in the middle, .2 to .9", {"interval": (0.2, 0.9)}),
     Setting("no guidance", {"guidance": 1.0}),
     Setting("guidance 2", {"guidance": 2.0}),
     Setting("guidance 5", {"guidance": 5.0}),
@@ -104,24 +108,10 @@ def draw(module: UniFluid, items: list[Example], setting: Setting, tiny: bool) -
     """Pictures of all items, and the seconds that one took."""
     sampling = ImageSampling(**(BASE | setting.sampling | ({"steps": 2} if tiny else {})))
     kind = module.device.type
-    with drawing(module, setting.head), torch.autocast(kind, torch.bfloat16, enabled=fast_bf16(module.device)):
+    with torch.autocast(kind, torch.bfloat16, enabled=fast_bf16(module.device)):
         start = time.perf_counter()
         images = generate_images(module.model, module.formatter, items, sampling, seed=0)
         return images, (time.perf_counter() - start) / len(items)
-
-
-@contextmanager
-def drawing(module: UniFluid, arguments: dict[str, Any]) -> Iterator[None]:
-    """The image head draws with `arguments` inside. Raises ValueError for one that it does not draw by."""
-    head = module.model.image_head
-    if unknown := arguments.keys() - set(head.drawing):
-        raise ValueError(f"{type(head).__name__} does not draw by {', '.join(sorted(unknown))}")
-    before = {name: getattr(head, name) for name in arguments}
-    try:
-        vars(head).update(arguments)
-        yield
-    finally:
-        vars(head).update(before)
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
