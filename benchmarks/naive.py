@@ -43,15 +43,14 @@ def one_a_row(segments: list[Segment], formatter: Formatter) -> Batch:
     for field in dataclasses.fields(Batch):
         values = [getattr(single, field.name) for single in singles]
         if field.name == "layout":
-            joined["layout"] = Layout(
-                *(torch.cat(parts) for parts in zip(*(vars(v).values() for v in values), strict=True))
-            )
+            names = ("segments", "prefix", "positions")
+            joined["layout"] = Layout(*(torch.cat([getattr(v, name) for v in values]) for name in names))
         elif field.name.endswith("_index"):
             joined[field.name] = torch.cat([v + row * length for row, v in enumerate(values)])
         elif field.name == "label_example":
             before = [0, *torch.tensor([len(s.text_tasks) for s in singles]).cumsum(0).tolist()]
             joined[field.name] = torch.cat([v + n for v, n in zip(values, before, strict=False)])
-        elif field.name == "moments":  # pictures are encoded in the step
+        elif field.name in ("moments", "carried"):  # pictures are encoded in the step, and have no rounds
             joined[field.name] = None
         elif isinstance(values[0], Tensor):
             joined[field.name] = torch.cat(values)

@@ -105,6 +105,18 @@ def test_export_loads_back_equal(trained, tmp_path, weights):
         read(tmp_path / "out", "raw" if weights == "ema" else "ema")
 
 
+def test_an_export_in_half_precision_is_half_as_large(trained, tmp_path):
+    _, path = trained
+    export(path, tmp_path / "whole")
+    export(path, tmp_path / "half", dtype=torch.float16)
+    sizes = {name: (tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")}
+    assert 0.45 < sizes["half"] / sizes["whole"] < 0.6
+    whole, half = (read(tmp_path / name).build(TINY) for name in ("whole", "half"))
+    for name, parameter in half.named_parameters():
+        assert parameter.dtype == torch.float32
+        torch.testing.assert_close(parameter, whole.get_parameter(name), rtol=1e-3, atol=1e-4)
+
+
 def test_an_exported_tokenizer_has_the_name_its_kind_goes_by(trained, tmp_path):
     _, path = trained
     out = tmp_path / "out"

@@ -117,9 +117,16 @@ def _read_folder(path: Path) -> Stored:
     return Stored(path, config, tensors, tokenizer.read_bytes() if tokenizer else None, weights)
 
 
-def export(path: str | Path, out: str | Path, weights: Weights | None = None) -> Stored:
-    """Write the model in `path` as a folder `out` of safetensors, config and tokenizer."""
+def export(
+    path: str | Path, out: str | Path, weights: Weights | None = None, dtype: torch.dtype | None = None
+) -> Stored:
+    """Write the model in `path` as a folder `out` of safetensors, config and tokenizer.
+
+    `dtype`: of the floating-point tensors in the file, default as they are; a model read from it has its own again.
+    """
     stored, out = read(path, weights), Path(out)
+    if dtype is not None:
+        stored.tensors = {n: t.to(dtype) if t.is_floating_point() else t for n, t in stored.tensors.items()}
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG_FILE).unlink(missing_ok=True)  # comes last: a folder that has it is complete
     partial = out / f".{WEIGHTS_FILE}.partial"

@@ -53,7 +53,7 @@ def packed_layout(rows: int, length: int) -> Layout:
 def flex_attention(bench: Bench) -> None:
     """Forward and backward, and their results beside those of dense attention in fp32."""
     rows, length = (2, 32) if bench.tiny else (8, 1024)
-    layout = Layout(*(t.to(device()) for t in vars(packed_layout(rows, length)).values()))
+    layout = packed_layout(rows, length).map(lambda t: t.to(device()))
     backward = device().type == "cuda"  # on a CPU the kernel has none
     for case in CASES:
         bench.say(f"FlexAttention, {case.name} …")
