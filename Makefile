@@ -14,8 +14,10 @@ $(STAMP): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[test]'
 	touch $@
 
+# Two processes of one thread each; where there are more cores: make test PROCESSES=4
+PROCESSES ?= 2
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

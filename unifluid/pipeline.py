@@ -1,7 +1,7 @@
 """A trained model in three lines of Python:
 
 >>> pipeline = unifluid.load("runs/demo/last.ckpt")
->>> pipeline.generate(["a red circle"], guidance=3.0)[0].save("circle.png")
+>>> pipeline.generate(["a red circle"])[0].save("circle.png")
 >>> pipeline.answer("circle.png", "what colour is the circle?")
 """
 
