@@ -125,6 +125,9 @@ def test_interrupts_bugs_and_mistakes_end_differently(monkeypatch, capsys):
     )
     monkeypatch.setattr(dispatcher, "run", lambda *_: torch.empty(1 << 60))
     assert error_line(capsys, "fit").startswith("out of memory (allocate 4611686018427387904 bytes): in fit raise")
+    for size in ((1 << 62, 8), (10**30,)):
+        monkeypatch.setattr(dispatcher, "run", lambda *_, size=size: torch.zeros(size))
+        assert error_line(capsys, "fit").startswith("out of memory: in fit raise")
     monkeypatch.setattr(dispatcher, "run", raising(ValueError("a mistake\n  in two lines")))
     monkeypatch.setenv("UNIFLUID_TRACEBACK", "1")
     with pytest.raises(ValueError, match="a mistake"):

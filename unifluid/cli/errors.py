@@ -41,7 +41,11 @@ PLAINER = (
 MARKED = re.compile(r'(Parser key ".+?":)')
 
 
-NO_MEMORY = re.compile(r"(can't allocate|not enough) memory|out of memory", re.IGNORECASE)
+NO_MEMORY = re.compile(  # the latter ones: torch on sizes that no machine could count
+    r"(can't allocate|not enough) memory|out of memory|overflow when unpacking long|storage size calculation overflowed"
+    r"|integer multiplication overflow",
+    re.IGNORECASE,
+)
 LESS_MEMORY = (
     "in fit raise trainer.accumulate_grad_batches, which changes no result, or lower the rows of data.streams, "
     "model.copies, row_length or the sizes of the parts; elsewhere lower --batch-size, in scores sampling.batch_size"

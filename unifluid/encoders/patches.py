@@ -41,6 +41,8 @@ class Patches(ImageEncoder):
         from timm.models.vision_transformer import VisionTransformer
 
         super().__init__()
+        if min(image_size, patch_size, width, channels, heads, depth + 1) < 1:
+            raise ValueError("image_size, patch_size, width, channels and heads must be at least 1, depth at least 0")
         if image_size % patch_size or width % heads:
             raise ValueError(
                 f"image_size {image_size} must be a multiple of patch_size {patch_size}, width {width} of heads {heads}"

@@ -96,6 +96,8 @@ class UniFluid(Trainable):
         super().__init__()
         if min(copies, row_length, max_prefix, max_suffix) < 1:
             raise ValueError("copies, row_length, max_prefix and max_suffix must be at least 1")
+        if not min(position_scale, feature_scale, token_scale) >= 0:
+            raise ValueError("position_scale, feature_scale and token_scale are sizes, at least 0")
         if not (0 <= prompt_dropout <= 1 and 0 <= source_dropout <= 1):
             raise ValueError(f"prompt_dropout and source_dropout are chances, got {prompt_dropout}, {source_dropout}")
         if prefix not in ("bidirectional", "causal"):
