@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from unifluid.layout import extend
-from unifluid.packing import first_fit, pack, pack_prompts
+from unifluid.packing import first_fit, pack, pack_prompts, tightest_fit
 from unifluid.sequence import Batch, Example, Formatter, Segment
 
 MODEL = tiny.model()
@@ -65,7 +65,8 @@ def test_every_segment_is_packed_once_and_whole(seed):
     segments = segments_of(tiny.random_examples(seed, 9))
     batch = pack(segments, FORMATTER, 64)
     assert sorted(found(batch).values()) == sorted(expected(s, FORMATTER) for s in segments)
-    assert batch.layout.segments.shape[1] == max(64, *map(FORMATTER.length, segments))
+    lengths = [FORMATTER.length(segment) for segment in segments]
+    assert max(lengths) <= batch.layout.segments.shape[1] <= 1.5 * max(64, *lengths)
     for i, row in enumerate(batch.target_rows):
         assert torch.equal(batch.targets[i], segments[row].target) and torch.equal(batch.orders[i], segments[row].order)
         assert batch.target_tasks[i] == segments[row].task
@@ -134,6 +135,25 @@ def test_first_fit(seed):
 
 def test_an_item_too_long_gets_its_own_row():
     assert first_fit([5, 40, 6], 32) == [[(1, 0)], [(2, 0), (0, 6)]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_are_as_long_as_wastes_least(seed):
+    draw = random.Random(seed)
+    lengths = [draw.randint(16, 60) for _ in range(64)]
+    rows, length = tightest_fit(lengths, 64)
+    placed = [(i, start, start + lengths[i], r) for r, row in enumerate(rows) for i, start in row]
+    assert sorted(i for i, *_ in placed) == list(range(64))
+    assert max(stop for _, _, stop, _ in placed) == length <= 96
+    plain = len(first_fit(lengths, 64)) * 64
+    assert len(rows) * length <= plain
+    assert 1 - sum(lengths) / (len(rows) * length) < 0.06
+
+
+def test_rows_are_no_longer_than_their_fullest():
+    assert tightest_fit([5, 6], 64) == ([[(1, 0), (0, 6)]], 11)
+    assert tightest_fit([70, 3], 64)[1] >= 70
+    assert tightest_fit([], 64) == ([[]], 64)
 
 
 @pytest.mark.parametrize("kept", [slice(None), slice(1, 3), slice(4, 5), slice(0, 0)], ids=["all", "text", "image", ""])

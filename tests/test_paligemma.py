@@ -22,7 +22,7 @@ from unifluid.heads.classification import ClassificationHead
 from unifluid.heads.flow_mlp import FlowMLP
 from unifluid.modules.unifluid import UniFluid
 from unifluid.optimization import AdamW
-from unifluid.packing import first_fit, pack
+from unifluid.packing import pack, tightest_fit
 from unifluid.sequence import Example, Segment
 from unifluid.tokenizers import SentencePiece
 
@@ -102,7 +102,7 @@ def our_logits(module: UniFluid, segments: list[Segment], row_length: int) -> li
     batch = pack(segments, module.formatter, row_length)
     h = model.backbone(model.embed(batch), batch.layout).flatten(0, 1)
     logits = model.text_head.logits(h[batch.label_index], model.backbone.output_weight)
-    placed = [i for row in first_fit(lengths, max(row_length, *lengths)) for i, _ in row]
+    placed = [i for row in tightest_fit(lengths, row_length)[0] for i, _ in row]
     return [logits[batch.label_example == placed.index(i)] for i in range(len(segments))]
 
 

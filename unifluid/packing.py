@@ -32,6 +32,24 @@ def first_fit(lengths: list[int], capacity: int) -> list[list[tuple[int, int]]]:
     return rows
 
 
+def tightest_fit(lengths: list[int], capacity: int) -> tuple[list[list[tuple[int, int]]], int]:
+    """`first_fit` into rows of `capacity` to half as much again, with the least padding -> rows, their length.
+
+    The length is that of the fullest row, shorter than `capacity` where nothing needs it.
+    """
+    capacity, total = max([capacity, *lengths]), sum(lengths)
+    best: tuple[list[list[tuple[int, int]]], int] = [[]], capacity  # no items are a row of padding: ranks go in step
+    least = None
+    for wider in range(capacity, capacity * 3 // 2 + 1, max(1, capacity // 32)):
+        rows = first_fit(lengths, wider)
+        length = max((sum(lengths[i] for i, _ in row) for row in rows), default=capacity)
+        if rows and (least is None or len(rows) * length < least):
+            best, least = (rows, length), len(rows) * length
+            if least - total <= total // 100:
+                break
+    return best
+
+
 def pack(
     segments: list[Segment],
     formatter: Formatter,
@@ -39,13 +57,11 @@ def pack(
     text_rows_in_step: float | None = None,
     image_rows_in_step: float | None = None,
 ) -> Batch:
-    """Training batch: `segments` packed into rows of `row_length` positions (more if one segment is longer).
+    """Training batch: `segments` packed into rows of about `row_length` positions (`tightest_fit`).
 
     The two counts normalise the losses over a whole optimizer step; None means that this batch is the step.
     """
-    lengths = [formatter.length(s) for s in segments]
-    row_length = max([row_length, *lengths])
-    rows = first_fit(lengths, row_length) or [[]]  # a batch of no segments is a row of padding: ranks go in step
+    rows, row_length = tightest_fit([formatter.length(s) for s in segments], row_length)
     placed = [(segments[i], r, start, k + 1) for r, row in enumerate(rows) for k, (i, start) in enumerate(row)]
     batch = _assemble(placed, formatter, len(rows), row_length, lengths=formatter.length)
     text = sum(s.order is None for s in segments)

@@ -30,7 +30,7 @@ ARGUMENTS = {  # tiny ones of every class
 def found() -> list[type[Backbone]]:
     names = [m.name for m in pkgutil.iter_modules(unifluid.backbones.__path__, "unifluid.backbones.")]
     classes = [c for n in names for c in vars(importlib.import_module(n)).values() if inspect.isclass(c)]
-    return list({c for c in classes if issubclass(c, Backbone) and not inspect.isabstract(c)})
+    return list(dict.fromkeys(c for c in classes if issubclass(c, Backbone) and not inspect.isabstract(c)))
 
 
 CASES = [(c, arguments) for c in found() for arguments in ARGUMENTS.get(c.__name__, [])]

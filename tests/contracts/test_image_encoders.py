@@ -35,7 +35,7 @@ ARGUMENTS = {  # tiny ones of each class
 def found() -> list[type[ImageEncoder]]:
     names = [m.name for m in pkgutil.iter_modules(unifluid.encoders.__path__, "unifluid.encoders.")]
     classes = [c for n in names for c in vars(importlib.import_module(n)).values() if inspect.isclass(c)]
-    return list({c for c in classes if issubclass(c, ImageEncoder) and not inspect.isabstract(c)})
+    return list(dict.fromkeys(c for c in classes if issubclass(c, ImageEncoder) and not inspect.isabstract(c)))
 
 
 CASES = [(c, arguments) for c in found() for arguments in ARGUMENTS.get(c.__name__, [])]

@@ -33,7 +33,7 @@ ARGUMENTS = {  # tiny ones of each class
 def found() -> list[type[ImageTokenizer]]:
     names = [m.name for m in pkgutil.iter_modules(unifluid.tokenizers.__path__, "unifluid.tokenizers.")]
     classes = [c for n in names for c in vars(importlib.import_module(n)).values() if inspect.isclass(c)]
-    return list({c for c in classes if issubclass(c, ImageTokenizer) and not inspect.isabstract(c)})
+    return list(dict.fromkeys(c for c in classes if issubclass(c, ImageTokenizer) and not inspect.isabstract(c)))
 
 
 CASES = [(c, arguments) for c in found() for arguments in ARGUMENTS.get(c.__name__, [])]

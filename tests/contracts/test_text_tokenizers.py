@@ -39,7 +39,7 @@ AWKWARD = [
 def found() -> list[type[TextTokenizer]]:
     names = [m.name for m in pkgutil.iter_modules(unifluid.tokenizers.__path__, "unifluid.tokenizers.")]
     classes = [c for n in names for c in vars(importlib.import_module(n)).values() if inspect.isclass(c)]
-    return list({c for c in classes if issubclass(c, TextTokenizer) and not inspect.isabstract(c)})
+    return list(dict.fromkeys(c for c in classes if issubclass(c, TextTokenizer) and not inspect.isabstract(c)))
 
 
 CASES = [(c, arguments) for c in found() for arguments in ARGUMENTS.get(c.__name__, [])]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unifluid.decoding.prefix import inference
 from unifluid.model import UniFluidModel
-from unifluid.packing import first_fit, pack
+from unifluid.packing import pack, tightest_fit
 from unifluid.sequence import TEXT_TASKS, Example, Formatter
 
 
@@ -26,7 +26,8 @@ def log_likelihood(model: UniFluidModel, formatter: Formatter, examples: list[Ex
             part = examples[start : start + batch_size]
             segments = [formatter.segment(example, 0) for example in part]
             longest = max(formatter.length(segment) for segment in segments)
-            placed = [i for row in first_fit([formatter.length(s) for s in segments], longest) for i, _ in row]
+            rows, _ = tightest_fit([formatter.length(s) for s in segments], longest)
+            placed = [i for row in rows for i, _ in row]
             batch = pack(segments, formatter, longest).to(model.boi.device)
             h = model.backbone(model.embed(batch), batch.layout).flatten(0, 1)
             loss = model.text_head.loss(h[batch.label_index], model.backbone.output_weight, batch.labels)

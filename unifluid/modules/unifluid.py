@@ -41,7 +41,8 @@ class UniFluid(Trainable):
             each image: drawn tokens are never exact, and later ones should bear it (NextStep-1, arXiv 2508.10711).
         prompt_dropout, source_dropout: chance that the prompt or instruction, or an edit's source image, is left out,
             for classifier-free guidance (**assumed** 0.1).
-        row_length: positions of a packed row; longer examples make longer rows.
+        row_length: positions of a packed row; up to half as many more where that leaves less padding, and as many as
+            the longest example has.
         max_prefix, max_suffix: text ids kept of a prefix and of an answer.
         position_scale: initial size of the 2-D position embeddings (**assumed**), beside tokens of unit size.
         feature_scale: initial size of the image encoder's projected features, where it gives unit size. Trained from
