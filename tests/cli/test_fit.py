@@ -314,6 +314,8 @@ def test_broken_yaml_is_named(tmp_path, capsys):
     assert f"{broken}: not valid YAML" in error_line(capsys, "fit", "--config", broken)
     broken.write_text("trainer: 3")
     assert f"{broken}: trainer holds settings by name, got 3" in error_line(capsys, "fit", "--config", broken)
+    broken.write_text("checkpoint: 3")
+    assert f"{broken}: checkpoint holds settings by name, got 3" in error_line(capsys, "fit", "--config", broken)
     assert "missing: --data, --model" in error_line(capsys, "fit")
 
 

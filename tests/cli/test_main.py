@@ -43,6 +43,7 @@ def test_help_costs_less_than_half_a_second_and_no_torch():
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
+@pytest.mark.slow
 def test_settings_are_read_without_large_libraries():
     """Beyond what Lightning imports by itself, which is what its time is made of."""
     code = (

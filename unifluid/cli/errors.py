@@ -43,7 +43,7 @@ MARKED = re.compile(r'(Parser key ".+?":)')
 
 NO_MEMORY = re.compile(  # the latter ones: torch on sizes that no machine could count
     r"(can't allocate|not enough) memory|out of memory|overflow when unpacking long|storage size calculation overflowed"
-    r"|integer multiplication overflow",
+    r"|integer multiplication overflow|int too big to convert",
     re.IGNORECASE,
 )
 LESS_MEMORY = (

@@ -236,8 +236,9 @@ def check_arguments(args: list[str]) -> None:
             config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not valid YAML: {error}") from error
-        if isinstance(config, dict) and not isinstance(config.get("trainer", {}), dict):
-            raise ValueError(f"{path}: trainer holds settings by name, got {config['trainer']!r}")
+        for name in ("trainer", "checkpoint") if isinstance(config, dict) else ():
+            if not isinstance(config.get(name, {}), dict):
+                raise ValueError(f"{path}: {name} holds settings by name, got {config[name]!r}")
         for name in SEEDS:
             value: Any = config
             for key in name.split("."):
