@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from unifluid.layout import Layout
 from unifluid.model import TokenLosses, UniFluidModel
@@ -44,7 +44,8 @@ def one_a_row(segments: list[Segment], formatter: Formatter) -> Batch:
         values = [getattr(single, field.name) for single in singles]
         if field.name == "layout":
             names = ("segments", "prefix", "positions")
-            joined["layout"] = Layout(*(torch.cat([getattr(v, name) for v in values]) for name in names))
+            padded = [v.map(lambda t: pad(t, (0, length - t.shape[1]))) for v in values]
+            joined["layout"] = Layout(*(torch.cat([getattr(v, name) for v in padded]) for name in names))
         elif field.name.endswith("_index"):
             joined[field.name] = torch.cat([v + row * length for row, v in enumerate(values)])
         elif field.name == "label_example":
