@@ -40,12 +40,12 @@ def attention_maps(pipeline: Pipeline, prompt: str, seed: int = 0, **sampling: o
     """Draw `prompt` as `pipeline.generate` would, and record where each image token looks.
 
     With guidance it is the branch that sees the prompt. Raises ValueError for backbones other than
-    `unifluid.backbones.Decoder`, whose attention is not at hand, and for several candidates.
+    `unifluid.backbones.Decoder`, whose attention is not at hand, and for several candidates or rounds.
     """
     model, formatter = pipeline.module.model, pipeline.module.formatter
     chosen = replace(pipeline.sampling, **sampling)
-    if chosen.candidates > 1:
-        raise ValueError("attention is that of one picture: set candidates to 1")
+    if chosen.candidates > 1 or chosen.rounds is not None:
+        raise ValueError("attention is that of one picture, token by token: set candidates to 1 and leave rounds out")
     blocks = model.backbone.layers()
     if not all(isinstance(block, Block) for block in blocks):
         raise ValueError(

@@ -32,12 +32,8 @@ WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")  # SentencePiece's, and that of `tokenizers`
 FILES = ("weights", "pretrained", "model_file", "file")  # arguments by which a part names what it reads
 READ_WITH = ("prefix",)  # settings, beside the parts, with which weights must be read
-FREE = (
-    "compile",
-    "init_from",
-    "init_weights",
-    "sampling",
-)  # settings that may differ when a run goes on: they change no result
+# Settings that may differ when a run goes on: they change no result.
+FREE = ("compile", "init_from", "init_weights", "sampling")
 
 
 @dataclass

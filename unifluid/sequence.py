@@ -9,8 +9,7 @@ Every task is one *segment*: a bidirectional prefix, then a causal suffix.
 BOI and every image token also carry the position embedding of the token they must predict next, so any order can be
 trained in one causal pass. The last image token predicts nothing and nothing may see it, so it is left out. Where an
 image is drawn in rounds of several tokens, the places of a round carry the tokens of the round before, and BOI where
-those are fewer. `packing`
-puts several segments into one row of L positions.
+those are fewer. `packing` puts several segments into one row of L positions.
 """
 
 from __future__ import annotations

@@ -158,8 +158,9 @@ def drawn_with(part: Part, **arguments: Any) -> Iterator[None]:
     for name in chosen.keys() - set(part.drawing):
         choices = " and ".join(part.drawing) or "nothing like it"
         raise ValueError(f"{name} cannot be chosen for drawing: {type(part).__name__} has {choices}")
-    with torch.device("meta"):
-        type(part)(**(part.init_args | chosen))  # checks them
+    if chosen:
+        with torch.device("meta"):
+            type(part)(**(part.init_args | chosen))  # checks them
     own = {name: getattr(part, name) for name in chosen}
     try:
         vars(part).update(chosen)

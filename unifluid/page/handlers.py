@@ -64,7 +64,8 @@ class Handlers:
         """The rest of a drawing; `controls` are the values of the page's `CONTROLS`."""
         sampling |= {name: value for name, value in zip(CONTROLS, controls, strict=True) if value != AS_TRAINED}
         seed = random.randrange(NEW_SEEDS) if new_seed else inputs.seed(seed)
-        tokens = self.pipeline.module.model.image_tokenizer.num_tokens * sampling.get("candidates", 1)
+        steps = self.pipeline.sampling.rounds or self.pipeline.module.model.image_tokenizer.num_tokens
+        tokens = steps * sampling.get("candidates", 1)
         started = time.monotonic()
         for frame in self.worker.draw(request.session_hash, partial(draw, seed=seed, **sampling)):
             seconds = time.monotonic() - started
