@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
@@ -18,6 +17,7 @@ from callbacks.evaluator import Evaluator
 from callbacks.sheet import ACCENT, FAINT, Cell, Line, save
 from datamodules.base import ExampleDataset
 from datamodules.geneval_prompts import GenEvalPrompts
+from datamodules.images import to_image
 from unifluid.decoding import ImageSampling, generate_images
 from unifluid.decoding.prefix import Progress
 from unifluid.evaluation.geneval import TAGS, Objects, score_images, summary
@@ -139,4 +139,4 @@ def keep_image(folder: Path, prompt: int, sample: int, metadata: dict[str, Any],
     place = folder / f"{prompt:05d}"
     (place / "samples").mkdir(parents=True, exist_ok=True)
     (place / "metadata.jsonl").write_text(json.dumps(metadata) + "\n", encoding="utf-8")
-    save(Image.fromarray(image.permute(1, 2, 0).numpy()), place / "samples" / f"{sample:04d}.png")
+    save(to_image(image), place / "samples" / f"{sample:04d}.png")

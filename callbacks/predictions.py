@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
-from PIL import Image
 
 from callbacks import records
 from callbacks.blocks import Outcome, file_name
@@ -19,6 +18,7 @@ from callbacks.geneval import DEFAULT_SAMPLING
 from callbacks.sheet import save
 from callbacks.texts import GREEDY
 from datamodules.base import ExampleDataset
+from datamodules.images import to_image
 from unifluid.decoding import ImageSampling, TextSampling, generate_images, generate_text
 from unifluid.decoding.prefix import Progress
 from unifluid.evaluation.scores import Score
@@ -74,7 +74,7 @@ class Predictions(FirstItems):
                 outcomes.append(outcome | {"text": one})
             else:
                 file = f"{file_name(self.prefix)}/{i:06d}.png"
-                save(Image.fromarray(one.permute(1, 2, 0).numpy()), self._folder / file)
+                save(to_image(one), self._folder / file)
                 outcomes.append(outcome | {"file": file})
         return outcomes
 

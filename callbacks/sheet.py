@@ -14,6 +14,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from datamodules.images import to_image
+
 WIDTH = 1200  # pixels of the sheet
 SIDE = 128  # smaller pictures are enlarged by the whole number that comes closest, without passing it
 LARGEST = 256  # larger pictures are reduced
@@ -110,7 +112,7 @@ def _arrow(draw: ImageDraw.ImageDraw, x: int, y: int) -> None:
 
 
 def _enlarge(picture: Tensor) -> Image.Image:
-    image = Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0).cpu().numpy()))
+    image = to_image(picture)
     longest = max(image.size)
     if longest > LARGEST:
         return image.resize([max(1, side * LARGEST // longest) for side in image.size], Image.Resampling.LANCZOS)

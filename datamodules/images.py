@@ -1,4 +1,4 @@
-"""Reading pictures nobody vouches for: an allowlist of formats, limits before decoding, one RGB result.
+"""Reading untrusted pictures: an allowlist of formats, limits before decoding, one RGB result; and back to PIL.
 
 >>> read_image("cat.jpg").shape
 torch.Size([3, 480, 640])
@@ -101,6 +101,11 @@ def to_tensor(image: Image.Image) -> Tensor:
     """A picture already opened as uint8 (3, H, W), RGB, upright, transparency on white."""
     rgb = _to_rgb(_upright(image))
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+
+
+def to_image(picture: Tensor) -> Image.Image:
+    """uint8 (3, H, W), on any device, as a PIL image; undoes `to_tensor`."""
+    return Image.fromarray(picture.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def _check_size(image: Image.Image, name: str) -> None:

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from datamodules.base import ExampleDataset
 from datamodules.formats.rows import PICTURES
 from datamodules.formats.tar import write_whole
+from datamodules.images import to_image
 from unifluid.configs import describe
 from unifluid.sequence import Example
 
@@ -98,6 +98,6 @@ def _members(example: Example, quality: int | None) -> Iterator[tuple[str, bytes
 
 def _encode(picture: Tensor, quality: int | None) -> bytes:
     buffer = io.BytesIO()
-    image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
+    image = to_image(picture)
     image.save(buffer, "PNG") if quality is None else image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()

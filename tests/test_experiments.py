@@ -21,11 +21,11 @@ import torchvision
 import yaml
 from datamodules_shards import shard
 from judges import write_clip, write_mask2former
-from PIL import Image
 from safetensors.torch import save_file
 from toy import make_trainer
 
 from datamodules import Folder, Mixture, Stream
+from datamodules.images import to_image
 from unifluid.checkpoints import read
 from unifluid.cli.main import main
 from unifluid.encoders import Patches
@@ -150,7 +150,7 @@ def shrink(value: Any, data: Path) -> Any:
 def folder(tmp_path_factory) -> Path:
     """One's own data: every task in every split, and features to judge it by."""
     path = tmp_path_factory.mktemp("data")
-    Image.fromarray(tiny.image(0, size=48).permute(1, 2, 0).numpy()).save(path / "a.png")
+    to_image(tiny.image(0, size=48)).save(path / "a.png")
     fields = {"image": "a.png", "target": "a.png", "caption": "a cat", "prompt": "a cat", "question": "what is it?"}
     fields |= {"answers": ["a cat"], "instruction": "make it red", "meta": {"concept": "cat"}}
     rows = [{"task": task, **fields} for task in TASKS]

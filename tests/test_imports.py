@@ -58,7 +58,7 @@ ROOMS = {
     "callbacks": ((*MATHS, *STORES, *SCORING, "unifluid.sharding", "datamodules"), ANY),
     "unifluid.pipeline": (EVERYTHING, ANY),
     "unifluid.attention": (
-        (*MATHS, "unifluid.backbones", "unifluid.decoding", "unifluid.pipeline"),
+        (*MATHS, "unifluid.backbones", "unifluid.decoding", "unifluid.pipeline", "datamodules.images"),
         ("torch", "PIL"),
     ),
     "unifluid.page": (("unifluid.decoding", "unifluid.pipeline", "unifluid.cli.errors", "datamodules.images"), ANY),

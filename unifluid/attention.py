@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from datamodules.images import to_image
 from unifluid.backbones.decoder import Block, LayerCache, rotate
 from unifluid.decoding.images import generate_images
 from unifluid.interfaces import TextTokenizer
@@ -66,8 +67,8 @@ def attention_maps(pipeline: Pipeline, prompt: str, seed: int = 0, **sampling: o
     found = torch.stack([step[:, 0, :, 0, end - len(ids) : end] for step in drawing], dim=2)
     weights, steps = torch.empty_like(found), torch.empty(len(places), dtype=torch.long)
     weights[:, :, places], steps[places] = found, torch.arange(len(places))
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    return AttentionMaps(picture, _words(formatter.tokenizer, ids), weights.unflatten(2, grid), steps.view(grid))
+    words = _words(formatter.tokenizer, ids)
+    return AttentionMaps(to_image(image), words, weights.unflatten(2, grid), steps.view(grid))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from datamodules.images import read_image, to_tensor
+from datamodules.images import read_image, to_image, to_tensor
 from unifluid.checkpoints import Weights, read
 from unifluid.configs import ALLOWED
 from unifluid.decoding.images import ImageSampling, decode, generate_images
@@ -180,13 +180,13 @@ class Pipeline:
         arguments = (self.module.model, self.module.formatter, examples, replace(self.sampling, **sampling), seed)
         seen = None if watch is None else lambda tokens, drawn: watch(self._so_far(tokens, drawn))
         with self._autocast():
-            return _open(generate_images(*arguments, indices and list(indices), progress, seen))
+            return list(map(to_image, generate_images(*arguments, indices and list(indices), progress, seen)))
 
     def _so_far(self, tokens: Tensor, drawn: Tensor) -> list[Image.Image]:
         """Pictures half drawn: tokens (M, N, d) decoded, and grey where `drawn` (M, N) says that there is none yet."""
         images, grid = decode(self.module.model, tokens), self.module.model.image_tokenizer.grid
         shown = interpolate(drawn.float().view(len(drawn), 1, *grid), images.shape[-2:]).cpu()
-        return _open(torch.where(shown > 0, images.cpu(), GREY))
+        return list(map(to_image, torch.where(shown > 0, images.cpu(), GREY)))
 
     def _write(
         self,
@@ -202,10 +202,6 @@ class Pipeline:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.module.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
-
-
-def _open(images: Tensor) -> list[Image.Image]:
-    return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
 
 
 def _texts(texts: str | Sequence[str], what: str) -> list[str]:

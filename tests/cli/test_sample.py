@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from toy import make_module
 
 import unifluid
+from datamodules.images import to_image
 from unifluid import checkpoints
 from unifluid.cli.main import main
 from unifluid.modules.autoencoder import AutoencoderModule
@@ -37,7 +38,7 @@ def checkpoint(tmp_path_factory):
 def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     for i in range(3):
-        Image.fromarray(tiny.image(i, size=20).permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+        to_image(tiny.image(i, size=20)).save(folder / f"{i}.png")
     return [str(folder / f"{i}.png") for i in range(3)]
 
 

@@ -18,6 +18,7 @@ from cli.runs import error_line
 from cli.served import TOKENS, free_port, holding, make_pipeline
 from PIL import Image
 
+from datamodules.images import to_image
 from unifluid.cli.main import main
 from unifluid.page.work import Worker
 from unifluid.pipeline import Pipeline
@@ -152,7 +153,7 @@ def test_a_bug_is_short_on_the_page_and_whole_in_the_terminal(handlers, monkeypa
 def test_uploads_are_read_by_our_own_reader(tmp_path):
     from unifluid.page.inputs import read_upload
 
-    picture = Image.fromarray(tiny.image(1).permute(1, 2, 0).numpy())
+    picture = to_image(tiny.image(1))
     picture.save(tmp_path / "a.png")
     picture.save(tmp_path / "a.bmp")
     (tmp_path / "text").write_text("no picture")

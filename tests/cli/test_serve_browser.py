@@ -10,8 +10,8 @@ import pytest
 import tiny
 from browser import Browser, chromium, watched
 from cli.served import TOKENS, free_port, holding, make_pipeline
-from PIL import Image
 
+from datamodules.images import to_image
 from unifluid.decoding.images import ImageSampling
 from unifluid.page.server import serving
 from unifluid.pipeline import Pipeline
@@ -98,7 +98,7 @@ def send_file(page, tab: str, name: str, data: bytes) -> None:
 
 
 def png(seed: int, path: Path) -> bytes:
-    Image.fromarray(tiny.image(seed, size=20).permute(1, 2, 0).numpy()).save(path)
+    to_image(tiny.image(seed, size=20)).save(path)
     return path.read_bytes()
 
 

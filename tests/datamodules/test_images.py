@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from datamodules import images
-from datamodules.images import BadImage, decode_image, read_image
+from datamodules.images import BadImage, decode_image, read_image, to_image, to_tensor
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -176,6 +176,10 @@ def test_first_frame_of_an_animation(tmp_path, suffix):
     options = {"lossless": True} if suffix == "webp" else {}
     path = save(tmp_path / f"x.{suffix}", frames[0], save_all=True, append_images=frames[1:], **options)
     assert read_image(path)[:, 0, 0].tolist() == list(RED)
+
+
+def test_pictures_become_images_again():
+    assert to_image(to_tensor(corners())).tobytes() == corners().tobytes()
 
 
 def test_other_formats_in_disguise(tmp_path):

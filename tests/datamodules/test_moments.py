@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from PIL import Image
 from toy import make_module, make_trainer
 
 from datamodules import CachedMoments, CentreCrop, Flips, Folder, Mixture, Moves, Stream, moments
 from datamodules.formats.jsonl import write_jsonl
+from datamodules.images import to_image
 from datamodules.moments import fingerprint, write_moments
 from datamodules.shapes import Shapes
 from unifluid.tokenizers import SmallKL
@@ -32,7 +32,7 @@ def folder(tmp_path):
     """20 pictures that are wider than high; the fourth and the last are bad."""
     rows = []
     for i in range(20):
-        Image.fromarray(tiny.image(i, 24)[:, :20].permute(1, 2, 0).numpy()).save(tmp_path / f"{i}.png")
+        to_image(tiny.image(i, 24)[:, :20]).save(tmp_path / f"{i}.png")
         picture = {"target": f"{i}.png", "image": f"{i}.png"}
         rows += [{"id": f"g{i}", "task": "generate", **picture, "prompt": f"number {i}"}]
         rows += [{"id": f"e{i}", "task": "edit", **picture, "instruction": f"edit {i}"}]

@@ -99,10 +99,7 @@ def test_clip_is_the_librarys(folders):
         found = clip.texts(["a photo", "red"], CPU)
     torch.testing.assert_close(found, expected / expected.norm(dim=-1, keepdim=True), rtol=1e-5, atol=1e-6)
     images = [torch.full((3, 40, 50), 90 * i + 30, dtype=torch.uint8) for i in range(2)]
-    pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
-    cosines = [
-        (clip.images([p], CPU) @ clip.texts([t], CPU).T).item() for p, t in zip(pictures, ("a", "b"), strict=True)
-    ]
+    cosines = [(clip.images([x], CPU) @ clip.texts([t], CPU).T).item() for x, t in zip(images, ("a", "b"), strict=True)]
     assert clip_score(clip, images, ["a", "b"], CPU) == pytest.approx([100 * max(c, 0) for c in cosines], abs=1e-3)
 
 
@@ -127,7 +124,7 @@ def test_what_is_outside_the_mask_is_grey():
     mask[1:3, 2:5] = True
     mask[1, 2] = False
     crop = cut_out(torch.full((3, 4, 6), 7, dtype=torch.uint8), Detection("cat", 1.0, mask, (2.0, 1.0, 5.0, 3.0)))
-    assert crop.size == (3, 2) and crop.getpixel((0, 0)) == (153, 153, 153) and crop.getpixel((1, 0)) == (7, 7, 7)
+    assert crop.unique(dim=0).tolist() == [[[153, 7, 7], [7, 7, 7]]]
 
 
 def test_names_are_cocos():

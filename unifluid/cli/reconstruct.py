@@ -189,9 +189,8 @@ def pass_through(
 def save_pair(image: Tensor, again: Tensor, path: Path) -> None:
     """The picture and its reconstruction, side by side."""
     import torch
-    from PIL import Image
 
+    from datamodules.images import to_image
     from unifluid.sequence import to_uint8
 
-    pair = to_uint8(torch.cat([image, again], dim=-1))
-    Image.fromarray(pair.permute(1, 2, 0).numpy()).save(path)
+    to_image(to_uint8(torch.cat([image, again], dim=-1))).save(path)

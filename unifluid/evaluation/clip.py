@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torchvision.transforms.v2.functional import crop
 
 from unifluid.evaluation.mask2former import first_line, need_files
 from unifluid.interfaces import ColourClassifier, Detection
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 TEMPLATES = ("a photo of a {c} {name}", "a photo of a {c}-colored {name}", "a photo of a {c} object")
-GREY = "#999"  # outside an object's mask
+GREY = torch.tensor(153, dtype=torch.uint8)  # outside an object's mask
 BATCH = 16  # images at once
 FILES = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
 
@@ -51,14 +51,15 @@ class CLIP:
             raise ValueError(f"{self.folder}: no CLIP of the transformers library ({first_line(error)})") from error
         self._net = net.requires_grad_(False).eval()
 
-    def images(self, images: Sequence[Image.Image], device: torch.device) -> Tensor:
-        """RGB images -> features (n, F), of length 1."""
+    def images(self, images: Sequence[Tensor], device: torch.device) -> Tensor:
+        """Images, each uint8 (3, H, W) of any size -> features (n, F), of length 1."""
         self.load()
         net, made = self._net.to(device), []
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             for start in range(0, len(images), BATCH):
-                x = self._processor(images=list(images[start : start + BATCH]), return_tensors="pt")["pixel_values"]
-                made.append(normalize(net.get_image_features(pixel_values=x.to(device)).pooler_output, dim=-1))
+                some = list(images[start : start + BATCH])
+                x = self._processor(images=some, input_data_format="channels_first", return_tensors="pt").to(device)
+                made.append(normalize(net.get_image_features(**x).pooler_output, dim=-1))
         return torch.cat(made)
 
     def texts(self, texts: Sequence[str], device: torch.device) -> Tensor:
@@ -106,17 +107,15 @@ class CLIPColours(ColourClassifier):
         return self._classifiers[name].to(device)
 
 
-def cut_out(image: Tensor, detection: Detection) -> Image.Image:
+def cut_out(image: Tensor, detection: Detection) -> Tensor:
     """The box of a detection in an image (3, H, W) uint8, grey outside its mask."""
-    picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
-    grey = Image.new("RGB", picture.size, GREY)
-    grey.paste(picture, mask=Image.fromarray(np.asarray(detection.mask, bool)))
-    return grey.crop(tuple(map(int, detection.box)))
+    left, top, right, bottom = map(int, detection.box)
+    masked = torch.where(torch.from_numpy(np.asarray(detection.mask, bool)), image, GREY)
+    return crop(masked, top, left, bottom - top, right - left)
 
 
 def clip_score(clip: CLIP, images: Sequence[Tensor], texts: Sequence[str], device: torch.device) -> list[float]:
     """CLIPScore (Hessel et al., 2021, arXiv 2104.08718) as text-to-image papers report it: 100 · max(cos, 0) of each
     image (3, H, W) uint8 and its text."""
-    pictures = [Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())) for image in images]
-    cosines = (clip.images(pictures, device) * clip.texts(texts, device)).sum(-1)
+    cosines = (clip.images(images, device) * clip.texts(texts, device)).sum(-1)
     return (100 * cosines.clamp(min=0)).tolist()
