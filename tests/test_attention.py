@@ -66,8 +66,9 @@ def test_the_prompt_is_all_there_is_to_look_at_but_the_picture_so_far(pipeline):
 
 
 def test_what_cannot_be_recorded_is_refused(pipeline):
-    with pytest.raises(ValueError, match="candidates"):
-        attention_maps(pipeline, "a cat", candidates=2)
+    for settings in ({"candidates": 2}, {"rounds": 3}):
+        with pytest.raises(ValueError, match="attention is that of one picture, token by token: .* leave rounds out"):
+            attention_maps(pipeline, "a cat", **settings)
     module = make_module()
     module.configure_model()
     module.model.backbone.blocks[0] = torch.nn.Linear(2, 2)
