@@ -79,9 +79,35 @@ def read(path: str | Path, weights: Weights | None = None) -> Stored:
 
 
 def read_config(path: str | Path) -> tuple[Config, bool]:
-    """The config of the model in a checkpoint file, and whether it has an EMA. Errors as of `read`."""
-    checkpoint = storage.load(storage.find(path), mmap=True, skip=("optimizer_states", "state_dict", "ema"))
+    """The config of the model in a checkpoint or an exported folder, and whether it has an EMA. Errors as of `read`."""
+    path = storage.find(path)
+    if is_exported(path):
+        exported = _read_folder(path)
+        return exported.config, exported.weights == "ema"
+    checkpoint = storage.load(path, mmap=True, skip=("optimizer_states", "state_dict", "ema"))
     return _stored_config(checkpoint, path), bool(checkpoint.get("ema"))
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether `path` is a folder that `export` wrote: `CONFIG_FILE` comes last."""
+    return all((Path(path) / name).is_file() for name in (WEIGHTS_FILE, CONFIG_FILE))
+
+
+class CheckpointIO(storage.AtomicCheckpointIO):
+    """Lightning's way to checkpoints, and to exported folders, whose weights can be evaluated."""
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        return _as_checkpoint(read(path)) if is_exported(path) else super().load_checkpoint(path)
+
+
+def _as_checkpoint(stored: Stored) -> dict[str, Any]:
+    """An exported model as Lightning restores it; `unpack_model` adds the EMA, if that is what was exported."""
+    checkpoint = {"config": stored.config, "state_dict": stored.tensors, "exported": stored.weights}
+    if stored.tokenizer is not None:
+        checkpoint["tokenizer"] = _tensor(stored.tokenizer)
+    return checkpoint | {"global_step": 0, "callbacks": {}, "pytorch-lightning_version": L.__version__}
 
 
 def _read_checkpoint(path: Path, weights: Weights | None) -> Stored:
@@ -180,6 +206,9 @@ def unpack_model(
         raise ValueError(
             f"the checkpoint does not fit this version of the model: {odd[0]} and {len(odd) - 1} more differ"
         )
+    if checkpoint.get("exported") == "ema":  # of which tensors there is an average, only the module can say
+        averaged = (name for name, _ in module.named_parameters())
+        checkpoint["ema"] = {name: checkpoint["state_dict"][name].float() for name in averaged}
     if tokenizer is not None:
         tokenizer.load_state(_bytes(checkpoint["tokenizer"]))
 

@@ -1,6 +1,7 @@
 """A run's folder stands for its settings; an evaluation takes the model from a checkpoint where none is named."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,26 @@ def test_what_the_weights_belong_to_is_compared(run, capsys):
     assert main(["test", str(run), *TRUST, "--model.init_args.lam=0.9", "--model.init_args.copies=3"]) == 0
     again = ["fit", run, *TRUST, "--model.init_args.lam=0.9", "--trainer.max_steps=9"]
     assert "model.lam is 0.9 here but 0.3" in error_line(capsys, *again)
+
+
+def test_an_exported_model_is_evaluated_like_its_checkpoint(tmp_path, capsys):
+    run, ema = tmp_path / "run", ["--trainer.callbacks=callbacks.EMA"]
+    assert main(fit_arguments(run, *ema, "--trainer.callbacks.decay=0.5")) == 0
+    found = {}
+    for weights, callbacks in (("ema", ema), ("raw", [])):
+        assert main(["export", "--ckpt", str(run), "--out", str(tmp_path / weights), "--weights", weights]) == 0
+        for path in (run / "last.ckpt", tmp_path / weights):
+            capsys.readouterr()
+            assert main(["validate", *fit_arguments(tmp_path)[1:], *callbacks, f"--ckpt_path={path}"]) == 0
+            found[path] = re.findall(r"\d+\.\d{6,}", capsys.readouterr().out)
+        assert found[path] == found[run / "last.ckpt"] != []
+    assert found[tmp_path / "ema"] != found[tmp_path / "raw"]
+    (tmp_path / "other.yaml").write_text(SCORE.replace("callbacks:", "callbacks+:").format(folder=tmp_path))
+    assert main(["test", "--config", f"{tmp_path}/other.yaml", "--ckpt_path", f"{tmp_path}/ema", *TRUST]) == 0
+    assert json.loads((tmp_path / "scores.json").read_text())["weights/qa"] == "ema"
+    line = error_line(capsys, *fit_arguments(tmp_path / "new", f"--ckpt_path={tmp_path / 'ema'}"))
+    assert line.endswith(f"start from its weights with --model.init_args.init_from {tmp_path / 'ema'}")
+    assert f"or --ckpt_path {tmp_path / 'ema'} and data" in error_line(capsys, "test", tmp_path / "ema")
 
 
 def test_flags_of_fit_alone_are_refused(run, capsys):

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from unifluid.checkpoints import read_config
+from unifluid.checkpoints import is_exported, read_config
 from unifluid.configs import Config
 
 CONFIG = "config.yaml"
@@ -51,7 +51,8 @@ def _asks_for_help(arg: str) -> bool:
 def _settings_of(folder: str) -> list[str]:
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise ValueError(f"{folder}: no run, it holds no {CONFIG}: give a run's folder or --config FILE")
+        other = f", or --ckpt_path {folder} and data, for it is an exported model" if is_exported(folder) else ""
+        raise ValueError(f"{folder}: no run, it holds no {CONFIG}: give a run's folder or --config FILE{other}")
     return ["--config", str(path), "--trainer.default_root_dir", folder]
 
 

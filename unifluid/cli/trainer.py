@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from callbacks.last import LastCheckpoint
 from callbacks.predictions import PredictionSettings, predictions
 from callbacks.schedule import Scheduled
+from unifluid.checkpoints import CheckpointIO, is_exported
 from unifluid.cli import display, flags, nulls
 from unifluid.cli.lock import locked
 from unifluid.cli.logs import RunLogger
@@ -27,7 +28,7 @@ from unifluid.cli.opening import Opening
 from unifluid.cli.runs import CONFIG, expand
 from unifluid.configs import ALLOWED
 from unifluid.precision import default_precision
-from unifluid.storage import LAST, AtomicCheckpointIO, find, latest
+from unifluid.storage import LAST, find, latest
 
 # True of how the kit works, and nothing a user can or should act on.
 EXPECTED = (
@@ -141,7 +142,7 @@ class CLI(LightningCLI):
         plugins = settings["plugins"] or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         try:
-            trainer = super().instantiate_trainer(plugins=[*plugins, AtomicCheckpointIO()], **kwargs)
+            trainer = super().instantiate_trainer(plugins=[*plugins, CheckpointIO()], **kwargs)
         except TypeError as error:  # Lightning's word for, say, devices: 7x
             raise ValueError(f"trainer: {error}") from error
         flags.warn_if_slow(trainer.precision, trainer.strategy.root_device.type)
@@ -161,6 +162,11 @@ class CLI(LightningCLI):
             with locked(self.trainer.default_root_dir) if writes else nullcontext():  # for all ranks
                 if ckpt_path is not None:
                     self.trainer.ckpt_path = self._checkpoint(ckpt_path)
+                    if is_exported(self.trainer.ckpt_path):
+                        raise ValueError(
+                            f"--ckpt_path {ckpt_path}: an exported model holds weights and no state of training to go "
+                            f"on from: start from its weights with --model.init_args.init_from {ckpt_path}"
+                        )
                 elif self._get(self.config, "resume"):
                     self.trainer.ckpt_path = latest(self.trainer.default_root_dir)
                 self.trainer.fit(**kwargs)

@@ -26,7 +26,7 @@ TRAINING = """\
   --resume false                  start over; otherwise the run goes on from its last.ckpt
   --ckpt_path FILE                go on from this checkpoint instead"""
 EVALUATION = """\
-  --ckpt_path FILE                the checkpoint (last.ckpt of the run's folder)"""
+  --ckpt_path PATH                a checkpoint or an exported folder (last.ckpt of the run's folder)"""
 MACHINE = """\
   --trainer.devices N             GPUs, or processes on CPUs; --trainer.accelerator cpu leaves GPUs alone
   --trainer.precision P           bf16-mixed or 32-true (what suits the machine)"""
@@ -49,6 +49,7 @@ OTHER_EXAMPLES = """\
 examples:
   unifluid COMMAND runs/demo
   unifluid COMMAND --config experiments/demo.yaml --ckpt_path FILE
+  unifluid COMMAND --config experiments/demo.yaml --config experiments/shapes.yaml --ckpt_path experiments/models/shapes
 
 Without a config the model is the checkpoint's, unifluid.UniFluid say, and only data are to be named:
   unifluid COMMAND --ckpt_path FILE --config mine.yaml
