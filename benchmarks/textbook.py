@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from unifluid import randomness
+from unifluid.decoding import ImageSampling
 from unifluid.decoding.guidance import branch_weights
-from unifluid.decoding.images import ImageSampling
 from unifluid.interfaces import ImageHead
 from unifluid.layout import Layout, extend
 from unifluid.model import UniFluidModel

@@ -24,6 +24,7 @@ from datamodules.base import ExampleDataset
 from unifluid import __version__
 from unifluid.decoding import ImageSampling, TextSampling
 from unifluid.decoding.prefix import Progress
+from unifluid.decoding.sampling import check_sampling
 from unifluid.evaluation.scores import Score
 from unifluid.interfaces import Recorded
 from unifluid.sequence import Example
@@ -111,12 +112,21 @@ class Evaluator(Recorded, Scheduled):
     def write(self, folder: Path, name: str, outcomes: list[Outcome]) -> None:
         """Files to keep beside the record, such as captions in COCO's format of results; they begin with `name`."""
 
+    @property
+    def setting(self) -> str:
+        """What messages call `sampling`."""
+        return f"callbacks.{type(self).__name__}.sampling"
+
     # -- what all do -----------------------------------------------------------------------------------------------
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if any(self._overwrites(other) for other in trainer.callbacks if other is not self):
             raise ValueError(f"two {type(self).__name__} report as {self.prefix}: give each a prefix of its own")
         self.prepare(trainer, pl_module)
+
+    def check(self, module: L.LightningModule) -> None:
+        if isinstance(self.sampling, ImageSampling):
+            check_sampling(self.sampling, module.model, module.formatter, self.setting, [self.dataset.task])
 
     def run(self, trainer: L.Trainer, module: L.LightningModule, stage: Stage) -> None:
         both = ("ema", "raw") if find_ema(trainer) else ("raw",)

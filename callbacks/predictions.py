@@ -53,6 +53,7 @@ class Predictions(FirstItems):
     """
 
     scored = False
+    setting = "predictions.images"
 
     def __init__(self, dataset: ExampleDataset, prefix: str, settings: PredictionSettings):
         sampling = settings.texts if dataset.task in TEXT_TASKS else settings.images

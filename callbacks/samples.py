@@ -18,6 +18,7 @@ from callbacks.texts import GREEDY
 from datamodules.base import ExampleDataset
 from unifluid.decoding import ImageSampling, TextSampling, generate_images, generate_text
 from unifluid.decoding.prefix import Progress
+from unifluid.decoding.sampling import check_sampling
 from unifluid.sequence import TEXT_TASKS, Task
 
 FILE = "samples.png"
@@ -92,6 +93,11 @@ class SampleGrid(Scheduled):
         """Whether it is by any rank's clock: all must draw after the same step."""
         due = self.trained >= 60 * self.waiting[0]
         return trainer.strategy.reduce_boolean_decision(due, all=False) if trainer.world_size > 1 else due
+
+    def check(self, module: L.LightningModule) -> None:
+        tasks = {dataset.task for dataset in self.datasets}.difference(TEXT_TASKS)
+        if tasks:
+            check_sampling(self.sampling, module.model, module.formatter, "callbacks.SampleGrid.sampling", tasks)
 
     # -- drawing ----------------------------------------------------------------------------------------------------
 

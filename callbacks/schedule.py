@@ -42,6 +42,14 @@ class Scheduled(L.Callback, ABC):
     def run(self, trainer: L.Trainer, module: L.LightningModule, stage: Stage) -> None:
         """The work. Called on every rank, outside autocast, with the live weights of training."""
 
+    def check(self, module: L.LightningModule) -> None:  # noqa: B027 - most need nothing
+        """What the model, which is built by now, cannot do should stop the run before it starts. Raises ValueError."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.check(pl_module)
+
+    on_validation_start = on_test_start = on_fit_start
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step, self._last = trainer.global_step, None
         if self.at_start and self.step == 0:

@@ -27,9 +27,9 @@ MATHS = tuple(
         "layers",
     )
 )
-MATHS += ("unifluid.lines",)  # reading text is none, but as widely used
+MATHS += ("unifluid.lines", "unifluid.nearest")  # text is none, but as widely used
 STORES = ("unifluid", "unifluid.configs", "unifluid.shards", "unifluid.storage", "unifluid.checkpoints")
-TRAINING = ("unifluid.optimization", "unifluid.model")
+TRAINING = ("unifluid.optimization", "unifluid.model", "unifluid.decoding")
 SCORING = ("unifluid.decoding", "unifluid.evaluation")
 PARTS = ("backbones", "tokenizers", "encoders", "heads")
 EVERYTHING = ("unifluid", "datamodules", "callbacks")

@@ -251,6 +251,9 @@ class ImageHead(Part):
         prediction is that of the condition alone, and the branches cost nothing.
         """
 
+    def check_steps(self, steps: int) -> None:
+        """Raises ValueError where `sample` cannot take so many steps."""
+
 
 class TextHead(Part):
     """From a hidden state to a distribution over the next text token.

@@ -20,8 +20,9 @@ from torch.nn.functional import interpolate
 from datamodules.images import read_image, to_image, to_tensor
 from unifluid.checkpoints import Weights, read
 from unifluid.configs import ALLOWED
-from unifluid.decoding.images import ImageSampling, decode, generate_images
+from unifluid.decoding.images import decode, generate_images
 from unifluid.decoding.prefix import Progress
+from unifluid.decoding.sampling import ImageSampling
 from unifluid.decoding.text import TextSampling, generate_text
 from unifluid.modules.unifluid import UniFluid
 from unifluid.sequence import Example
@@ -102,10 +103,7 @@ class Pipeline:
 
     def __init__(self, module: UniFluid, weights: Weights = "raw", precision: Precision = "32-true"):
         self.module, self.weights, self.precision = module, weights, precision
-        try:
-            self.sampling = ImageSampling(**module.sampling)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"the model's own settings of drawing, model.sampling, are unfit: {error}") from error
+        self.sampling = ImageSampling.from_settings(module.sampling, "model.sampling")
 
     def generate(
         self,

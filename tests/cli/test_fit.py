@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -248,6 +249,9 @@ def test_last_checkpoint_refuses_nonsense():
 
 AUTOENCODER = "--model.init_args.image_tokenizer=unifluid.tokenizers.AutoencoderKL"
 SIGLIP = "--model.init_args.image_encoder=unifluid.encoders.SigLIP"
+SAMPLING = "--model.init_args.sampling"
+SCENE = {"class_path": "datamodules.shapes.Shapes", "init_args": {"task": "generate"}}
+GRID = f"--trainer.callbacks={json.dumps({'class_path': 'callbacks.SampleGrid', 'init_args': {'datasets': [SCENE]}})}"
 TINY_VIT = '--model.init_args.image_encoder.options={"depth": 1, "embed_dim": 12, "num_heads": 1}'
 
 
@@ -291,10 +295,16 @@ TINY_VIT = '--model.init_args.image_encoder.options={"depth": 1, "embed_dim": 12
         (["--model.init_args.prompt_dropout=2"], "prompt_dropout and source_dropout are chances, got 2.0"),
         (["--model.init_args.order=abc"], "model.order: expected Literal['random', 'raster']; expected list"),
         (["--trainer.callbacks=callbacks.EMA", "--trainer.callbacks.decay=2"], "0 <= decay < 1"),
+        ([f"{SAMPLING}={{guidanse: 3}}"], "model.sampling.guidanse: no such setting; did you mean guidance?"),
+        ([f"{SAMPLING}={{steps: 0}}"], "model.sampling: steps must be a whole number of at least 1, got 0"),
+        ([f"{SAMPLING}={{sampler: ancestral}}"], "model.sampling: sampler must be one of ode"),
+        ([f"{SAMPLING}={{rounds: 2}}"], "model.sampling: rounds must be one of those trained, 9, got 2"),
+        ([GRID, "--trainer.callbacks.sampling.rounds=2"], "callbacks.SampleGrid.sampling: rounds must be one of"),
     ],
 )
 def test_mistakes_end_in_one_line(flags, message, tmp_path, capsys):
     assert message in error_line(capsys, *fit_arguments(tmp_path, *flags))
+    assert not (tmp_path / "config.yaml").exists()  # nothing has begun
 
 
 def test_classes_of_strangers_are_refused_before_they_are_imported(tmp_path, monkeypatch, capsys):
@@ -346,6 +356,9 @@ def test_evaluation_takes_the_last_checkpoint_of_the_run(finished, tmp_path, cap
     assert main([*validate, f"--ckpt_path={finished}"]) == 0
     assert main(["validate", *fit_arguments(finished)[1:], "--ckpt_path=last"]) == 0
     assert main(["validate", "--config", str(finished / "config.yaml"), "--allow-module", "tiny"]) == 0
+    for command in ("validate", "test"):
+        wrong = error_line(capsys, command, *fit_arguments(finished)[1:], f"{SAMPLING}={{guidanse: 3}}")
+        assert "model.sampling.guidanse: no such setting" in wrong
     assert "nothing was measured, and no scores were taken" in error_line(
         capsys, "test", *fit_arguments(finished)[1:], "--data.init_args.validation={}"
     )

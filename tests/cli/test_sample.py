@@ -115,7 +115,7 @@ def test_edit_and_export(checkpoint, tmp_path, pictures, capsys):
         ("generate", ["--prompt", "a", "--order", "1,2"], "order must be a permutation"),
         ("generate", ["--prompt", "a", "--order", "1,x"], "argument --order: random, raster, or numbers"),
         ("generate", ["--prompt", "a", "--steps", "2.5"], "argument --steps: invalid int value: '2.5'"),
-        ("generate", ["--prompt", "a", "--steps", "0"], "steps must be at least 1, got 0"),
+        ("generate", ["--prompt", "a", "--steps", "0"], "steps must be a whole number of at least 1, got 0"),
         ("generate", ["--prompt", "a", "--batch-size", "-1"], "argument --batch-size: a whole number"),
         ("generate", ["--prompt", "a", "--guidance", "much"], "argument --guidance: invalid float value: 'much'"),
         ("generate", ["--prompt", "a", "--guidance", "nan"], "guidance must be a finite number, got nan"),

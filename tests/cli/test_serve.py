@@ -128,7 +128,7 @@ def test_one_request_at_a_time():
         ("draw", (ME, "a", 1, False, None, *CONTROLS[2:]), "the seed must be a whole number"),
         ("draw", (ME, "a", 1, False, 1.5, *CONTROLS[2:]), "the seed must be a whole number"),
         ("draw", (ME, "a", 1, False, -1, *CONTROLS[2:]), "the seed must be a whole number"),
-        ("draw", (ME, "a", 1, False, 0, 0, *CONTROLS[3:]), "steps must be at least 1, got 0"),
+        ("draw", (ME, "a", 1, False, 0, 0, *CONTROLS[3:]), "steps must be a whole number of at least 1, got 0"),
         ("edit", (ME, None, "red", None, *CONTROLS), "there is no picture"),
         ("edit", (ME, tiny.image(0), "", None, *CONTROLS), "the instruction is empty"),
         ("describe", (None, 1), "there is no picture"),

@@ -12,7 +12,7 @@ from browser import Browser, chromium, watched
 from cli.served import TOKENS, free_port, holding, make_pipeline
 
 from datamodules.images import to_image
-from unifluid.decoding.images import ImageSampling
+from unifluid.decoding import ImageSampling
 from unifluid.page.server import serving
 from unifluid.pipeline import Pipeline
 

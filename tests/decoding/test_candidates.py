@@ -77,5 +77,5 @@ def test_edits_have_no_candidates(parts):
     edits = [e for e in tiny.examples() if e.task == "edit"]
     with pytest.raises(ValueError, match="edits have none, set candidates to 1"):
         generate_images(*parts, edits, dataclasses.replace(SAMPLING, candidates=2), 0)
-    with pytest.raises(ValueError, match="candidates must be at least 1"):
+    with pytest.raises(ValueError, match="candidates must be a whole number of at least 1"):
         ImageSampling(candidates=0)

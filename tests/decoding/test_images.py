@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unifluid import randomness
 from unifluid.decoding import ImageSampling, generate_images
-from unifluid.decoding.images import drawn_with
+from unifluid.decoding.sampling import drawn_with
 from unifluid.heads.diffusion_mlp import DiffusionMLP
 from unifluid.heads.flow_mlp import FlowMLP
 from unifluid.model import UniFluidModel

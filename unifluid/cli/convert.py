@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from unifluid.cli.errors import Parser, count
+from unifluid.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from datamodules.tasks import Converted
@@ -20,9 +20,8 @@ def run(args: list[str]) -> None:
     parser = _parser({name: ", ".join(task.splits) for name, task in TASKS.items()})
     options = parser.parse_args(args)
     if options.task not in TASKS:
-        near = difflib.get_close_matches(options.task, TASKS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}"
-        raise ValueError(f"no task {options.task!r}, {hint}")
+        near = did_you_mean(options.task, TASKS) or f": there are {', '.join(TASKS)}"
+        raise ValueError(f"no task {options.task!r}{near}")
     task = TASKS[options.task](options.source, options.size)
     unknown = set(options.split or ()) - task.splits.keys()
     if unknown:

@@ -11,7 +11,7 @@ from importlib import import_module
 
 from unifluid import __version__
 from unifluid.cli.errors import one_line
-from unifluid.cli.nearest import did_you_mean
+from unifluid.nearest import did_you_mean
 
 COMMANDS = {  # name: (module with `run(command, args)`, what it does)
     "fit": ("training", "train a model described in YAML; goes on where it was interrupted"),

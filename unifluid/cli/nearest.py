@@ -1,12 +1,13 @@
-"""The right name for one that is nearly right: "did you mean …?"."""
+"""The nearest right name for what argparse and jsonargparse refuse."""
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
 from collections.abc import Iterable
+
+from unifluid.nearest import did_you_mean
 
 NO_CLASS = re.compile(r"module '(\S+)' has no attribute '(\w+)'")
 OF_FACTORY = re.compile(r"Got value: Namespace\(class_path='(\S+?)'")
@@ -15,14 +16,6 @@ NO_FLAG = re.compile(r"unrecognized arguments: (--[\w.-]+)")
 NO_KEY = re.compile(
     r"^(?:Problems parsing config: )?(?:(?:Group '(\w+)'|Subcommand '\w+') does not accept option|Option) '([\w.]+)'"
 )
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """To be appended to a message that refuses `name`; empty where nothing is near."""
-    known = list(known)
-    longer = [other for other in known if name and other.startswith(name)]  # of which it is the beginning
-    found = difflib.get_close_matches(name, longer or known, n=1, cutoff=0.0 if longer else 0.6)
-    return f"; did you mean {found[0]}?" if found else ""
 
 
 def flag_hint(message: str, flags: Iterable[str]) -> str:

@@ -3,83 +3,22 @@ hidden state the image head samples the token."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from unifluid import randomness
-from unifluid.decoding.guidance import SCHEDULES, Schedule, branch_weights
+from unifluid.decoding.guidance import branch_weights
 from unifluid.decoding.likelihood import likelihood_of_prompts
 from unifluid.decoding.packed import packed
 from unifluid.decoding.prefix import Progress, inference, prefill
-from unifluid.interfaces import Interval, Part
+from unifluid.decoding.sampling import ImageSampling, check_candidates, drawn_with, sizes_of
 from unifluid.model import UniFluidModel
-from unifluid.sequence import Example, Formatter, Order, make_order, round_layout, round_sizes, to_uint8
+from unifluid.sequence import Example, Formatter, make_order, round_layout, to_uint8
 
 Watch = Callable[[Tensor, Tensor], None]  # image tokens (M, N, d) of a batch, row-major; which are drawn (M, N)
-
-
-@dataclass(frozen=True)
-class ImageSampling:
-    """How images are drawn. Raises ValueError, naming the setting, where one is out of range.
-
-    Args:
-        steps: head steps for every image token (MAR: 100; a flow head needs about 25).
-        guidance: classifier-free guidance scale; 1 decodes the prompt alone, at half the cost.
-        schedule: guidance over the image tokens: constant, rising from 1 (linear, cosine), or none.
-        source_guidance: scale for an edit's source image, apart from its instruction's; left out, it is `guidance`.
-        temperature: multiplies the noise of the head's steps, not the initial noise.
-        order: order in which image tokens are drawn: random, raster, or a permutation of their row-major numbers; by
-            default the order of training.
-        batch_size: images drawn at once; images do not depend on it.
-        candidates: images drawn for each prompt, of which the one is kept from which the model itself would best read
-            the prompt back (log-likelihood as a caption). The first of them is what would be drawn without.
-        candidates_prompt: what captions are asked for with, in that reading.
-        rounds: in which an image is drawn, few tokens in the first and more in later ones (MAR, 2406.11838); one of
-            those that the model was trained for. Left out, a token at a time.
-        late_steps: head steps for the last image token, to which those of the others fall linearly from `steps`: the
-            more of an image is there, the easier its next token (DiSA, 2505.20297). Left out, all have `steps`.
-        sampler, time_shift: of the head, in place of its own; see there.
-        interval: share of a token's head steps, from noise to token, in which guidance counts (2404.07724).
-        int8: on a CPU, large matrices of backbone and image head in 8 bits: several times faster, a little coarser.
-    """
-
-    steps: int = 100
-    guidance: float = 1.0
-    schedule: Schedule = "constant"
-    source_guidance: float | None = None
-    temperature: float = 1.0
-    order: Order | None = None
-    batch_size: int = 64
-    candidates: int = 1
-    candidates_prompt: str = "caption en"
-    rounds: int | None = None
-    late_steps: int | None = None
-    sampler: str | None = None
-    time_shift: float | None = None
-    interval: Interval = (0.0, 1.0)
-    int8: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "late_steps", "rounds", "batch_size", "candidates"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("guidance", "source_guidance", "temperature"):
-            value = getattr(self, name)
-            if value is not None and not math.isfinite(value):
-                raise ValueError(f"{name} must be a finite number, got {value}")
-        if self.temperature < 0:
-            raise ValueError(f"temperature must not be negative, got {self.temperature}")
-        if not 0 <= self.interval[0] <= self.interval[1] <= 1:
-            raise ValueError(f"interval must be two shares of the steps, such as 0.2, 0.9; got {self.interval}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
 
 
 def generate_images(
@@ -100,8 +39,7 @@ def generate_images(
     """
     n, candidates = len(examples), sampling.candidates
     indices = list(range(n)) if indices is None else indices
-    if candidates > 1 and any(example.task != "generate" for example in examples):
-        raise ValueError("candidates are read back as captions of their prompts: edits have none, set candidates to 1")
+    check_candidates(sampling, (example.task for example in examples))
 
     def drawn(k: int) -> Tensor:
         def report(done: float, _: int) -> None:
@@ -151,24 +89,6 @@ def _draw(
     return images
 
 
-@contextmanager
-def drawn_with(part: Part, **arguments: Any) -> Iterator[None]:
-    """Within it, `part` draws with those `arguments` that are not None. Raises ValueError naming one it has not."""
-    chosen = {name: value for name, value in arguments.items() if value is not None}
-    for name in chosen.keys() - set(part.drawing):
-        choices = " and ".join(part.drawing) or "nothing like it"
-        raise ValueError(f"{name} cannot be chosen for drawing: {type(part).__name__} has {choices}")
-    if chosen:
-        with torch.device("meta"):
-            type(part)(**(part.init_args | chosen))  # checks them
-    own = {name: getattr(part, name) for name in chosen}
-    try:
-        vars(part).update(chosen)
-        yield
-    finally:
-        vars(part).update(own)
-
-
 def decode(model: UniFluidModel, tokens: Tensor) -> Tensor:
     """Image tokens (M, N, d), row-major -> uint8 images (M, 3, H, W), in full precision."""
     with torch.inference_mode(), torch.autocast(tokens.device.type, enabled=False):
@@ -187,7 +107,7 @@ def _generate_tokens(
 ) -> Tensor:
     """Image tokens (M, N, d), row-major, of one batch of M examples. Nothing in the loop waits for the device."""
     n, d, m = model.image_tokenizer.num_tokens, model.image_tokenizer.token_dim, len(examples)
-    device, sizes = model.boi.device, _sizes(sampling.rounds, formatter)
+    device, sizes = model.boi.device, sizes_of(sampling.rounds, formatter)
     stops = list(accumulate(sizes))
     share = torch.tensor([stop for stop, size in zip(stops, sizes, strict=True) for _ in range(size)]) / n
     branches, weights = branch_weights(sampling.guidance, sampling.source_guidance, sampling.schedule, share)
@@ -219,12 +139,3 @@ def _generate_tokens(
         if watch is not None:
             watch(tokens, done.scatter_(1, places, True))
     return tokens
-
-
-def _sizes(rounds: int | None, formatter: Formatter) -> list[int]:
-    """How many tokens each round draws. Raises ValueError for rounds that were not trained."""
-    n = formatter.num_target_tokens
-    if rounds not in (None, n, *formatter.rounds):
-        trained = ", ".join(map(str, sorted({n, *formatter.rounds})))
-        raise ValueError(f"rounds must be one of those trained, {trained}, got {rounds}: see model.rounds")
-    return round_sizes(n, n if rounds is None else rounds)

@@ -70,7 +70,7 @@ class DiffusionMLP(ImageHead):
         self, z: Tensor, noise: Tensor, weights: Tensor, temperature: float = 1.0, interval: Interval = (0.0, 1.0)
     ) -> Tensor:
         """Only ε is guided: the variance is that of the condition, branch 0."""
-        schedule = diffusion.respaced(self.schedule, len(noise) - 1, self.time_shift)
+        schedule = self.respaced(len(noise) - 1)
         guided = self.net.guided(diffusion.cast(schedule.timesteps.flip(0), noise), z, weights, interval)
 
         def predict(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -79,3 +79,9 @@ class DiffusionMLP(ImageHead):
             return (w * eps).sum(0), v[0]
 
         return SAMPLERS[self.sampler](predict, noise, schedule, temperature)
+
+    def check_steps(self, steps: int) -> None:
+        self.respaced(steps)
+
+    def respaced(self, steps: int) -> diffusion.Schedule:
+        return diffusion.respaced(self.schedule, steps, self.time_shift)

@@ -12,6 +12,7 @@ from torch import Tensor
 from unifluid import randomness
 from unifluid.checkpoints import Weights, start_from
 from unifluid.configs import factory_of
+from unifluid.decoding.sampling import ImageSampling, check_sampling
 from unifluid.interfaces import Backbone, ImageEncoder, ImageHead, ImageTokenizer, TextHead, TextTokenizer
 from unifluid.model import TokenLosses, UniFluidModel
 from unifluid.modules.base import Trainable
@@ -145,6 +146,9 @@ class UniFluid(Trainable):
         self.init_args |= {"backbone": factory_of(backbone, 1), "image_head": factory_of(head, 2)}
         if self.frozen is not None:
             self.model.freeze(self.frozen)
+        if self._trainer is not None:
+            sampling = ImageSampling.from_settings(self.sampling, "model.sampling")
+            check_sampling(sampling, self.model, self.formatter, "model.sampling")
         # Only a fresh run reads files of weights. (trainer.fit(ckpt_path=…) sets ckpt_path later than this, so it reads
         # them in vain; the command line sets trainer.ckpt_path.)
         if self._trainer is not None and self.trainer.ckpt_path is None:

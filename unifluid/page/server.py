@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from unifluid.decoding.images import ImageSampling
+from unifluid.decoding import ImageSampling
 from unifluid.pipeline import Pipeline
 
 HOST = "127.0.0.1"

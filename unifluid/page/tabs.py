@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from unifluid.decoding import ImageSampling
 from unifluid.decoding.guidance import SCHEDULES
-from unifluid.decoding.images import ImageSampling
 from unifluid.page import examples
 from unifluid.page.handlers import AS_TRAINED, EMPTY, Handlers, send
 from unifluid.page.inputs import LONGEST, read_upload
