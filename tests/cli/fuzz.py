@@ -1,26 +1,32 @@
 """Wrong, rare and extreme values for every setting of a tiny run: each works, or is refused in one line.
 
 PYTHONPATH=tests python tests/cli/fuzz.py 200 --seed 1      so many tries; prints those that ended otherwise
+PYTHONPATH=tests python tests/cli/fuzz.py 60 --run SigLIP --under model.init_args.image_encoder
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import copy
+import hashlib
 import io
 import json
 import os
 import random
 import resource
+import shutil
 import signal
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from cli import variants
 
 from unifluid.cli.main import main
 
@@ -35,46 +41,24 @@ MEMORY = 6 << 30  # bytes beyond what is taken: a machine that others use must n
 RUN = """
 trainer: {max_steps: 1, limit_val_batches: 1, accelerator: cpu, enable_progress_bar: false, enable_model_summary: false}
 """
-VARIANTS = [  # of the tiny run, so that other classes' settings come in
-    "{}",
-    "model: {init_args: {backbone: {class_path: unifluid.backbones.Decoder, init_args: {width: 16, heads: 2}}}}",
-    "model: {init_args: {image_head: {class_path: unifluid.heads.DiffusionMLP, init_args: {depth: 1, width: 16}}}}",
-    "model: {init_args: {image_encoder: {class_path: unifluid.encoders.Patches, init_args: {width: 16, depth: 1}}}}",
-    "model: {init_args: {image_tokenizer: {class_path: unifluid.tokenizers.SmallKL, init_args: {channels: 16}}}}",
-    "model: {init_args: {text_tokenizer: {class_path: unifluid.tokenizers.SentencePiece, init_args: {vocab_size: 9}}}}",
-    "model: {init_args: {optimization: {class_path: unifluid.optimization.Muon}}}",
-    """
-trainer:
-  callbacks:
-  - callbacks.EMA
-  - callbacks.NonFiniteGuard
-  - callbacks.Throughput
-  - callbacks.TrainSeconds
-  - class_path: callbacks.SampleGrid
-    init_args:
-      n: 1
-      datasets: [{class_path: datamodules.shapes.Shapes, init_args: {task: caption}}]
-  - class_path: callbacks.CaptionAccuracy
-    init_args: {n: 1, dataset: {class_path: datamodules.shapes.Shapes, init_args: {task: caption}}}
-  - class_path: callbacks.CIDEr
-    init_args:
-      n: 1
-      tokenizer: unifluid.evaluation.ptb.PythonPTB
-      dataset: {class_path: datamodules.shapes.Shapes, init_args: {task: caption}}
-""",
-    """
-model:
-  class_path: unifluid.modules.AutoencoderModule
-  init_args:
-    tokenizer: {class_path: unifluid.tokenizers.SmallKL, init_args: {channels: 16}}
-    optimization: unifluid.optimization.AdamW
-""",
-]
 
 
-def whole(variant: int) -> dict[str, Any]:
-    """All settings of a variant, as `--print_config` says them."""
-    changed = yaml.safe_load(VARIANTS[variant])
+@cache
+def written() -> Path:
+    """The folder of what runs read, written once a process."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    variants.write(folder)
+    return folder
+
+
+def whole(name: str) -> dict[str, Any]:
+    """All settings of a run of `variants`, as `--print_config` says them."""
+    text = variants.RUNS[name]
+    if "FILES" in text:
+        sha256 = hashlib.sha256((written() / "inception.pth").read_bytes()).hexdigest()
+        text = text.replace("FILES", str(written())).replace("SHA256", sha256)
+    changed = yaml.safe_load(text)
     with tempfile.TemporaryDirectory() as folder:
         path, printed = Path(folder, "variant.yaml"), io.StringIO()
         path.write_text(yaml.safe_dump(changed))
@@ -154,11 +138,11 @@ def little_memory() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def tries(n: int, seed: int, variants: int = len(VARIANTS)) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """(setting, value, config) by chance, each setting about as often."""
+def tries(n: int, seed: int, names: Sequence[str], under: str = "") -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """(setting, value, config) by chance, each setting about as often; of those whose name begins with `under`."""
     draw = random.Random(seed)
-    configs = [whole(variant) for variant in range(variants)]
-    known = [(config, path) for config in configs for path in places(config)]
+    configs = [whole(name) for name in names]
+    known = [(c, path) for c in configs for path in places(c) if ".".join(map(str, path)).startswith(under)]
     for _ in range(n):
         config, path = draw.choice(known)
         value = draw.choice(VALUES)
@@ -166,10 +150,13 @@ def tries(n: int, seed: int, variants: int = len(VARIANTS)) -> Iterator[tuple[st
             yield ".".join(map(str, path)), value, changed(config, path, value)
 
 
-def faults(n: int, seed: int, variants: int = len(VARIANTS), show: bool = False) -> list[str]:
+def faults(
+    n: int, seed: int, names: Sequence[str] = tuple(variants.RUNS), under: str = "", show: bool = False
+) -> list[str]:
+    """Those of `n` tries that ended neither well nor in one line."""
     found = []
     with little_memory():
-        for name, value, config in tries(n, seed, variants):
+        for name, value, config in tries(n, seed, names, under):
             if wrong := try_it(config):
                 found.append(f"{name} = {json.dumps(value)}: {wrong}")
                 if show:
@@ -181,6 +168,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("n", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--run", nargs="+", default=list(variants.RUNS), choices=list(variants.RUNS))
+    parser.add_argument("--under", default="", help="only settings whose names begin so")
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    print(len(faults(given.n, given.seed, show=True)), "faults")
+    print(len(faults(given.n, given.seed, given.run, given.under, show=True)), "faults")

@@ -8,7 +8,7 @@ from cli.fuzz import faults, try_it, whole
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_few_wrong_values_end_well():
-    assert faults(10, seed=3, variants=1) == []
+    assert faults(10, seed=3, names=["tiny"]) == []
 
 
 @pytest.mark.slow
@@ -23,4 +23,4 @@ def test_a_fault_is_seen(monkeypatch):
         raise TypeError("a bug")
 
     monkeypatch.setattr("unifluid.cli.flags.check", broken)
-    assert try_it(whole(0)) == "raised TypeError: a bug"
+    assert try_it(whole("tiny")) == "raised TypeError: a bug"

@@ -188,6 +188,7 @@ def test_models_that_timm_cannot_build_are_named():
         ({"model": "resnet18", "activation": None}, "ResNet, not a plain vision transformer"),
         ({"options": {"pretrained": True}}, "pretrained"),
         ({"options": {"height": 3}}, "height"),
+        ({"image_size": 3, "options": OPTIONS}, "SigLIP.image_size 3 is less than a patch"),
     ]:
         with pytest.raises(ValueError, match=message):
             SigLIP(**arguments)

@@ -73,6 +73,8 @@ class SigLIP(ImageEncoder):
         self.vit.set_grad_checkpointing(checkpointing)
         self.image_size, _ = self.vit.patch_embed.img_size
         self.num_tokens, self.width = self.vit.patch_embed.num_patches, self.vit.embed_dim
+        if not self.num_tokens:
+            raise ValueError(f"SigLIP.image_size {self.image_size} is less than a patch of {model} covers")
         self.mean, self.std = (self.vit.pretrained_cfg[name] for name in ("mean", "std"))
 
     def layers(self) -> list[nn.Module]:
