@@ -214,7 +214,10 @@ class FirstItems(Evaluator):
     def __init__(self, dataset: ExampleDataset, prefix: str, sampling: Any, n: int | None = None, **kwargs: Any):
         super().__init__(dataset, prefix, sampling, **kwargs)
         if n is not None and not 1 <= n <= len(dataset):
-            raise ValueError(f"{type(self).__name__}.n is {n}, but its data set has {len(dataset)} examples")
+            raise ValueError(
+                f"{type(self).__name__}.n is {n}, but its data set has {len(dataset)} examples: give 1 to as many, or "
+                "null for all"
+            )
         self.n = len(dataset) if n is None else n
 
     @property

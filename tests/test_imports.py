@@ -53,7 +53,7 @@ ROOMS = {
     "unifluid.costs": ((*MATHS, "unifluid.model"), ("torch",)),
     "unifluid.evaluation": ((*MATHS, "unifluid.weights"), ANY),
     "unifluid.report": (("unifluid", "unifluid.evaluation.scores"), ANY),
-    "unifluid.studies": (("unifluid.evaluation.scores", "unifluid.report"), ANY),
+    "unifluid.studies": (("unifluid.evaluation.scores", "unifluid.nearest", "unifluid.report"), ANY),
     "datamodules": ((*MATHS, "unifluid.configs", "unifluid.evaluation.coco"), ANY),
     "callbacks": ((*MATHS, *STORES, *SCORING, "unifluid.sharding", "datamodules"), ANY),
     "unifluid.pipeline": (EVERYTHING, ANY),

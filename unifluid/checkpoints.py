@@ -132,7 +132,9 @@ def _read_folder(path: Path) -> Stored:
         config, weights = about["config"], about["weights"]
     except FileNotFoundError as error:
         name = Path(error.filename or WEIGHTS_FILE).name
-        raise ValueError(f"{path}: not an exported model, {name} is missing") from error
+        raise ValueError(
+            f"{path}: no run, it holds no {storage.LAST}, and not an exported model, {name} is missing"
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: the exported model is damaged ({error})") from error
     tokenizer = _tokenizer_file(path)
@@ -197,10 +199,12 @@ def unpack_model(
     found = difference(here, there)
     if found:
         name, ours, theirs = found
-        raise ValueError(
-            f"{f'model.{name}'.rstrip('.')} is {ours} here but {theirs} in the checkpoint: give that value to go on, "
-            "model.init_from to start from its weights with new settings, or --resume false to start over"
-        )
+        if parts_only:
+            advice = "give that value, or a config without a model, which then is the checkpoint's"
+        else:
+            advice = "give that value to go on, model.init_from to start from its weights with new settings, or "
+            advice += "--resume false to start over"
+        raise ValueError(f"{f'model.{name}'.rstrip('.')} is {ours} here but {theirs} in the checkpoint: {advice}")
     odd = sorted(module.state_dict().keys() ^ checkpoint["state_dict"].keys())
     if odd:  # the same settings, but of a class that has changed since
         raise ValueError(

@@ -18,6 +18,11 @@ from torch import Tensor, nn
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
+def absent(path: str | Path) -> ValueError:
+    before = ": it is the checkpoint of a run that must come first" if str(path).endswith(".ckpt") else ""
+    return ValueError(f"weights {path} does not exist{before}")
+
+
 def locate(weights: str | Path, *wanted: str) -> Path:
     """`weights` as a local file or folder; a hub name (OWNER/NAME) becomes the folder of its cached download.
 
@@ -27,7 +32,7 @@ def locate(weights: str | Path, *wanted: str) -> Path:
     if path.exists():
         return path
     if not HUB_NAME.fullmatch(str(weights)) or path.suffix in (".safetensors", ".bin", ".pt", ".pth", ".ckpt"):
-        raise ValueError(f"weights {weights} does not exist")
+        raise absent(weights)
     from huggingface_hub import snapshot_download
 
     try:
@@ -55,7 +60,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Tensors by name, on the CPU, of a .safetensors file or torch's; of a checkpoint its EMA where it has one."""
     if not path.is_file():
-        raise ValueError(f"weights {path} does not exist")
+        raise absent(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -83,7 +83,8 @@ class Skipping(Source):
     def begin(self, rows: int) -> None:
         """The index is read: there are `rows` rows."""
         if not rows:
-            raise ValueError(f"{self.source}: no usable {self.task} row ({counted(self._rejected)})")
+            why = counted(self._rejected) if self._rejected else f"no row has task {self.task}"
+            raise ValueError(f"{self.source}: no usable {self.task} row ({why})")
         # 0, or 1 + the reason a row is bad; shared, so that what a loader worker finds is counted here and once.
         self.found = torch.zeros(rows, dtype=torch.uint8).share_memory_()
         self._shown = torch.zeros(1, dtype=torch.int64).share_memory_()

@@ -322,6 +322,8 @@ def test_broken_yaml_is_named(tmp_path, capsys):
     broken = tmp_path / "broken.yaml"
     broken.write_text("model: [1\ndata: {")
     assert f"{broken}: not valid YAML" in error_line(capsys, "fit", "--config", broken)
+    broken.write_text("- 1")
+    assert f"{broken}: no settings by name" in error_line(capsys, "fit", "--config", broken)
     broken.write_text("trainer: 3")
     assert f"{broken}: trainer holds settings by name, got 3" in error_line(capsys, "fit", "--config", broken)
     broken.write_text("checkpoint: 3")

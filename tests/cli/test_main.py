@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import unifluid
 from unifluid.cli import data, score
 from unifluid.cli import main as dispatcher
+from unifluid.cli.errors import condense
 from unifluid.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +67,17 @@ def test_every_command_has_help(command, capsys):
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: unifluid {command} ")
     assert "(default: None)" not in shown and "(default: [])" not in shown
+
+
+def test_what_was_not_meant_is_left_out():
+    """For jsonargparse a list of callbacks may be one callback as well: no reason where there is another."""
+    other = "Not a valid subclass of Callback"
+    assert condense(f"- data/train.jsonl: no usable row\n- {other}") == "data/train.jsonl: no usable row"
+    assert condense(other) == other
+
+
+def test_help_is_offered_once(capsys):
+    assert error_line(capsys, "generate") == "missing: --ckpt, --out (see unifluid generate --help)"
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])

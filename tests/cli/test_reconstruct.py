@@ -171,6 +171,9 @@ def test_mistakes_end_in_one_line(trained, pictures, tmp_path, capsys):
 
     assert "one of the arguments --ckpt --config --tokenizer is required" in line(*image)
     assert "--image: gone.png does not exist" in line(*PIXELS, "--image", "gone.png")
+    assert "--noise is the size of errors, at least 0, got -1.0" in line(
+        *PIXELS, "--image", "gone.png", "--noise", "-1"
+    )
     assert "holds no pictures" in line(*PIXELS, "--image", tmp_path)
     assert "not an image: " in line(*PIXELS, "--image", __file__)
     assert "--tokenizer.patch 2 is not for a checkpoint" in line("--ckpt", trained[1], "--tokenizer.patch 2", *image)

@@ -77,7 +77,7 @@ def test_a_checkpoint_brings_its_model(run, tmp_path):
 def test_what_the_weights_belong_to_is_compared(run, capsys):
     wide = ["--model.init_args.backbone.init_args.width=64"]
     line = error_line(capsys, "test", run, *TRUST, *wide)
-    assert "model.backbone.width is 64 here but 32 in the checkpoint" in line
+    assert "model.backbone.width is 64 here but 32 in the checkpoint: give that value, or a config without" in line
     assert main(["test", str(run), *TRUST, "--model.init_args.lam=0.9", "--model.init_args.copies=3"]) == 0
     again = ["fit", run, *TRUST, "--model.init_args.lam=0.9", "--trainer.max_steps=9"]
     assert "model.lam is 0.9 here but 0.3" in error_line(capsys, *again)

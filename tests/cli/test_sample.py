@@ -126,6 +126,8 @@ def test_edit_and_export(checkpoint, tmp_path, pictures, capsys):
         ("generate", ["--prompt", "a", "--temprature", "1"], "--temprature"),
         ("generate", ["--prompts", "nowhere.txt"], "nowhere.txt: No such file"),
         ("caption", ["--image", "nowhere.png"], "--image: nowhere.png does not exist"),
+        ("caption", ["--image", "."], "--image: . is a folder: name the pictures in it, ./*.png"),
+        ("generate", ["--prompts", "/dev/null"], "--prompts: /dev/null holds no text"),
         ("caption", ["--image", __file__], "not an image"),
         ("answer", ["--image", __file__], "nothing to answer: give --image and --question"),
         (

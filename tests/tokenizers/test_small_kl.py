@@ -116,7 +116,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
 
 
 def test_files_of_another_kind_are_one_clear_line(tmp_path):
-    with pytest.raises(ValueError, match="gone.ckpt does not exist"):
+    with pytest.raises(ValueError, match="gone.ckpt does not exist: it is the checkpoint of a run"):
         small(weights=str(tmp_path / "gone.ckpt")).load_pretrained()
     with pytest.raises(ValueError, match="holds no weights of a SmallKL"):
         small(weights=written(tmp_path, "ckpt", {"backbone.weight": torch.ones(1)})).load_pretrained()

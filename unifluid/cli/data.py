@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from unifluid.cli.errors import Parser
+from unifluid.nearest import did_you_mean
 
 KINDS = {
     "emoji": "make a data set of pictures, names, questions and edits from four emoji icon sets",
@@ -23,7 +24,8 @@ def run(command: str, args: list[str]) -> None:
         return
     kind, *rest = args
     if kind not in KINDS:
-        raise ValueError(f"no command data {kind!r}, there are: {', '.join(KINDS)}")
+        near = did_you_mean(kind, KINDS)
+        raise ValueError(f"no command data {kind!r}, there are: {', '.join(KINDS)}{near}")
     if kind == "emoji":
         emoji(_emoji_options(rest))
     elif kind == "convert":

@@ -73,8 +73,9 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        near = flag_hint(message, self._option_string_actions)
-        raise argparse.ArgumentError(None, f"{message}{near} (see {self.prog} --help)")
+        near, more = flag_hint(message, self._option_string_actions), f"(see {self.prog} --help)"
+        # argparse may hand the message of the error raised here to this method once more.
+        raise argparse.ArgumentError(None, message if message.endswith(more) else f"{message}{near} {more}")
 
 
 def one_line(error: Exception) -> str | None:
@@ -122,6 +123,8 @@ def condense(message: str) -> str:
             for pattern, plainer in PLAINER:
                 line = re.sub(pattern, plainer, line)
             reasons.append(line + near)
+    if len(reasons) > 1:  # one of a union's other kinds, which was not meant
+        reasons = [reason for reason in reasons if not reason.startswith("Not a valid subclass of")] or reasons
     where = f"{'.'.join(keys)}: " if keys else ""
     return where + "; ".join(reason for reason in dict.fromkeys(reasons) if reason)
 

@@ -31,6 +31,8 @@ def collect(command: str, args: argparse.Namespace) -> list[Item]:
         return _read_jsonl(command, Path(args.prompts))
     if args.prompts is not None:
         texts += [line.strip() for line in read_lines(args.prompts) if line.strip()]
+        if not texts:
+            raise ValueError(f"--prompts: {args.prompts} holds no text")
     return _check(command, _pair(command, images, texts))
 
 
@@ -57,6 +59,8 @@ def _check(command: str, items: list[Item]) -> list[Item]:
         if command in TEXT and not (item.text or "").strip():
             raise ValueError(f"--{TEXT[command]}: the {TEXT[command]} of item {item.id} is empty")
         for image in item.images:
+            if Path(image).is_dir():
+                raise ValueError(f"--image: {image} is a folder: name the pictures in it, {image}/*.png")
             if not Path(image).is_file():
                 raise ValueError(f"--image: {image} does not exist")
     return items

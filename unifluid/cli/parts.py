@@ -18,6 +18,8 @@ PLACES = {"image_tokenizer": "model.image_tokenizer.", "tokenizer": "tokenizer."
 
 def parse(kind: type, name: str, args: list[str]) -> Config:
     """`--NAME=CLASS --NAME.ARGUMENT=VALUE …` -> class path and all arguments."""
+    if not any(arg.partition("=")[0] in (f"--{name}", f"--{name}.class_path") for arg in args):
+        raise ValueError(f"missing: --{name} CLASS")
     return _parser(kind, name).parse_args(args)[name].as_dict()
 
 

@@ -26,6 +26,8 @@ EXAMPLES = """
 
 def run(command: str, args: list[str]) -> None:
     options, rest = make_parser(command).parse_known_args(args)
+    if not 0 <= options.noise < float("inf"):
+        raise ValueError(f"--noise is the size of errors, at least 0, got {options.noise}")
     if rest and options.ckpt:
         raise ValueError(f"{rest[0]} is not for a checkpoint: it holds all settings of its tokenizer")
     files = collect(options.image)

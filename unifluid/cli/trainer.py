@@ -242,7 +242,9 @@ def check_arguments(args: list[str]) -> None:
             config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not valid YAML: {error}") from error
-        for name in ("trainer", "checkpoint") if isinstance(config, dict) else ():
+        if not isinstance(config, dict | None):
+            raise ValueError(f"{path}: no settings by name, such as trainer: {{max_steps: 100}}")
+        for name in ("trainer", "checkpoint") if config else ():
             if not isinstance(config.get(name, {}), dict):
                 raise ValueError(f"{path}: {name} holds settings by name, got {config[name]!r}")
         for name in SEEDS:

@@ -46,8 +46,6 @@ class TimmEncoder(ImageEncoder):
         self.channels_last = getattr(self.net, "output_fmt", None) == "NHWC"
         self.unused, shape = self._try_out(model)
         _, self.num_tokens, self.width = shape
-        if not self.num_tokens:
-            raise ValueError(f"TimmEncoder.image_size {self.image_size} is less than a token of {model} covers")
 
     def _try_out(self, model: str) -> tuple[tuple[str, ...], torch.Size]:
         """Run without computing anything -> (names of modules that had no part in it, now removed; features' shape)."""

@@ -34,6 +34,8 @@ from typing import Any
 
 import yaml
 
+from unifluid.nearest import did_you_mean
+
 MERGE = "tag:yaml.org,2002:merge"  # "<<"
 COMMANDS = ("fit", "test")
 NAME = r"\w[\w .=+-]*"
@@ -138,7 +140,8 @@ def read_study(path: str | Path, overlays: Iterable[str] = ()) -> Study:
 
 def _study(path: Path, found: dict[str, Any], overlays: list[str]) -> Study:
     if unknown := set(found) - FIELDS:
-        raise ValueError(f"no field {sorted(unknown)[0]!r}, there are {', '.join(sorted(FIELDS))}")
+        name, known = min(unknown, key=str), sorted(FIELDS)
+        raise ValueError(f"no field {name!r}, there are {', '.join(known)}{did_you_mean(str(name), known)}")
     for name in ("claim", "scores"):
         if not found.get(name):
             raise ValueError(f"{name} is missing")

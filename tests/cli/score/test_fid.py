@@ -80,4 +80,4 @@ def test_mistakes(folders, capsys, monkeypatch):
     assert "small.png: no image that can be read" in error_line(capsys, *ask, real, *LITE)
     out = error_line(capsys, *ask, real, *LITE, "--out", folders / "none" / "x.json")
     assert "x.json: cannot be written" in out
-    assert "no score 'fud', there are: fid" in error_line(capsys, "score", "fud")
+    assert error_line(capsys, "score", "fud").endswith("; did you mean fid?")

@@ -57,7 +57,7 @@ def test_mistakes(tmp_path, drawn, capsys):
     (kept / "00000" / "metadata.jsonl").write_text('{"tag": "colors"}')
     assert "00000/metadata.jsonl:1: not GenEval's metadata" in error_line(capsys, *ask)
     (kept / "00000" / "metadata.jsonl").write_text(whole)
-    assert "missing: detector" in error_line(capsys, "score", "geneval", "--images", kept)
+    assert "missing: --detector CLASS" in error_line(capsys, "score", "geneval", "--images", kept)
     named = ["--detector=unifluid.evaluation.mask2former.Mask2Former", "--detector.folder=none", SHAPES[1]]
     assert "none: no such folder" in error_line(capsys, "score", "geneval", "--images", kept, *named)
     (kept / "00003" / "samples" / "0001.png").unlink()

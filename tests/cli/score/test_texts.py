@@ -131,4 +131,4 @@ def test_mistakes(files, capsys):
     assert "val.jsonl:1: unknown task" in error_line(capsys, *answers(files, EXACT))
     (files / "coco.json").write_text('{"images": [], "annotations": [{}]}')
     assert "not COCO's captions" in error_line(capsys, *captions(files, "--tokenizer", "python"))
-    assert "missing: metric" in error_line(capsys, *answers(files))
+    assert "missing: --metric CLASS" in error_line(capsys, *answers(files))

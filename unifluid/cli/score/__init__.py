@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from unifluid.nearest import did_you_mean
+
 KINDS = {
     "fid": "Fréchet distance, KID, precision and recall, Inception score of a folder of pictures",
     "geneval": "pictures in GenEval's folder layout",
@@ -20,5 +22,5 @@ def run(command: str, args: list[str]) -> None:
         return
     kind, *rest = args
     if kind not in KINDS:
-        raise ValueError(f"no score {kind!r}, there are: {', '.join(KINDS)}")
+        raise ValueError(f"no score {kind!r}, there are: {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
     import_module(f"unifluid.cli.score.{kind}").run(rest)
