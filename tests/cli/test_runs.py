@@ -95,7 +95,7 @@ def test_an_exported_model_is_evaluated_like_its_checkpoint(tmp_path, capsys):
             found[path] = re.findall(r"\d+\.\d{6,}", capsys.readouterr().out)
         assert found[path] == found[run / "last.ckpt"] != []
     assert found[tmp_path / "ema"] != found[tmp_path / "raw"]
-    (tmp_path / "other.yaml").write_text(SCORE.replace("callbacks:", "callbacks+:").format(folder=tmp_path))
+    (tmp_path / "other.yaml").write_text(SCORE.format(folder=tmp_path))
     assert main(["test", "--config", f"{tmp_path}/other.yaml", "--ckpt_path", f"{tmp_path}/ema", *TRUST]) == 0
     assert json.loads((tmp_path / "scores.json").read_text())["weights/qa"] == "ema"
     line = error_line(capsys, *fit_arguments(tmp_path / "new", f"--ckpt_path={tmp_path / 'ema'}"))

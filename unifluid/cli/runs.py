@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import atexit
 import os
+import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -33,14 +34,17 @@ def expand(command: str, args: list[str]) -> list[str]:
             raise ValueError(f"{flag} is for fit, {command} does not use it: leave it out")
     if command == "fit" or not args or any(map(_asks_for_help, args)):
         return args
-    named, checkpoint = _model_and_checkpoint(args)
-    if named:
+    given = _given(args)
+    if given.model:
         return args
+    checkpoint = given.checkpoint
     if checkpoint is None:
         raise ValueError(f"{command}: no model is named: give --ckpt_path FILE, a run's folder, or model.class_path")
     if checkpoint == "last":
         raise ValueError(f"--ckpt_path last is the checkpoint of a run: name its folder, unifluid {command} runs/mine")
-    return ["--config", _model_of(checkpoint), *args]
+    settings, averaged = _model_of(checkpoint)
+    judged = ["--trainer.callbacks+=callbacks.EMA"] if averaged and not given.ema else []
+    return ["--config", settings, *args, *judged]
 
 
 def _asks_for_help(arg: str) -> bool:
@@ -56,17 +60,25 @@ def _settings_of(folder: str) -> list[str]:
     return ["--config", str(path), "--trainer.default_root_dir", folder]
 
 
-def _model_and_checkpoint(args: list[str]) -> tuple[bool, str | None]:
-    """Whether `args` name the class of the model; and the checkpoint they name, if any."""
+class Given(NamedTuple):
+    """What flags and config files name."""
+
+    model: bool
+    checkpoint: str | None
+    ema: bool
+
+
+def _given(args: list[str]) -> Given:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="append", default=[])
     for name in ("--ckpt_path", "--model"):
         parser.add_argument(name)
-    given, _ = parser.parse_known_args(args)
+    given, others = parser.parse_known_args(args)
     configs = [config for path in given.config if os.path.isfile(path) if (config := _yaml(path)) is not None]
     models = [given.model, *(_class_of(config.get("model")) for config in configs)]
     found = [given.ckpt_path, *(config.get("ckpt_path") for config in reversed(configs))]
-    return any(models), next(filter(None, found), None)
+    callbacks = str([config.get("trainer") for config in configs]) + " ".join(others)
+    return Given(any(models), next(filter(None, found), None), re.search(r"\bEMA\b", callbacks) is not None)
 
 
 def _yaml(path: str) -> dict[str, Any] | None:
@@ -82,17 +94,15 @@ def _class_of(model: Any) -> str | None:
     return model.get("class_path") if isinstance(model, dict) else model
 
 
-def _model_of(checkpoint: str) -> str:
-    """A file of settings with the model of `checkpoint`: its seed is the run's, and its EMA, if any, is judged."""
+def _model_of(checkpoint: str) -> tuple[str, bool]:
+    """A file of settings with the model of `checkpoint`, whose seed is the run's; and whether it has an EMA."""
     config, averaged = read_config(checkpoint)
     model = _plain(config)
     settings = {"seed_everything": model["init_args"].pop("seed", 0), "model": model}
-    if averaged:
-        settings["trainer"] = {"callbacks": [{"class_path": "callbacks.EMA"}]}
     with tempfile.NamedTemporaryFile("w", prefix="unifluid-", suffix=".yaml", delete=False, encoding="utf-8") as file:
         yaml.safe_dump(settings, file)
     atexit.register(Path(file.name).unlink, missing_ok=True)
-    return file.name
+    return file.name, averaged
 
 
 def _plain(value: Any) -> Config | Any:
