@@ -45,6 +45,7 @@ emoji: install
 	test -f data/emoji/test.jsonl || $(BIN)/unifluid data emoji --out data/emoji
 	$(BIN)/unifluid fit --config experiments/emoji_autoencoder.yaml
 	$(BIN)/unifluid fit --config experiments/emoji_features.yaml
+	$(BIN)/unifluid fit --config experiments/emoji_features.yaml --config experiments/emoji_encoder.yaml
 	$(BIN)/unifluid fit --config experiments/emoji.yaml
 	grep -qs emoji/concept runs/emoji/scores.json || $(BIN)/unifluid test --config experiments/emoji.yaml
 	$(BIN)/unifluid report runs/emoji --title "Emoji" --out runs/emoji/report.html
