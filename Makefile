@@ -42,7 +42,7 @@ demo: install
 	@echo "Open runs/demo/report.html in a browser to see them all."
 
 emoji: install
-	test -f data/emoji/test.jsonl || $(BIN)/unifluid data emoji --out data/emoji
+	test -f data/emoji/extra.jsonl || $(BIN)/unifluid data emoji --out data/emoji
 	$(BIN)/unifluid fit --config experiments/emoji_autoencoder.yaml
 	$(BIN)/unifluid fit --config experiments/emoji_features.yaml
 	$(BIN)/unifluid fit --config experiments/emoji_features.yaml --config experiments/emoji_encoder.yaml

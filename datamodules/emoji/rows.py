@@ -32,7 +32,7 @@ def picture(concept: Concept, style: str) -> str:
 def make_rows(
     concepts: Sequence[Concept], styles: Sequence[str], extra: Mapping[str, Sequence[Concept]]
 ) -> dict[str, list[Row]]:
-    """Rows of train, val, test, and extra: what the `extra` styles draw of which concepts, and redrawing that in others.
+    """Rows of train, val, test and extra: what the `extra` styles draw of which concepts, and redrawing it in `styles`.
 
     A held-out picture occurs in no row of train and extra; it is what every row of its split is about. Those rows are
     shuffled, always alike: the first hundred are a fair sample, not a hundred faces.

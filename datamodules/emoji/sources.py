@@ -73,7 +73,7 @@ class IconSet:
         return {_letters(name): name for name in [*self.icons.get("aliases", {}), *self.icons["icons"]]}
 
     def svg(self, concept: Concept, size: int) -> str:
-        """The drawing of `concept`, centred in `size` x `size` pixels. Raises ValueError if it reaches beyond itself."""
+        """The drawing of `concept`, centred in `size` x `size` pixels. ValueError if it reaches beyond itself."""
         icon = self.icon(concept)
         if FOREIGN.search(icon["body"]):
             raise ValueError(
