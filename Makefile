@@ -42,11 +42,14 @@ demo: install
 	@echo "Open runs/demo/report.html in a browser to see them all."
 
 emoji: install
-	test -f data/emoji/test.jsonl || $(BIN)/unifluid data emoji --out data/emoji
-	$(BIN)/unifluid fit --config experiments/emoji_autoencoder.yaml
+	test -f data/emoji/extra.jsonl || $(BIN)/unifluid data emoji --out data/emoji $(if $(GPU),--size 64)
+	$(BIN)/unifluid fit --config experiments/emoji_autoencoder.yaml \
+		$(if $(GPU),--config experiments/emoji_autoencoder_gpu.yaml)
 	$(BIN)/unifluid fit --config experiments/emoji_features.yaml
-	$(BIN)/unifluid fit --config experiments/emoji.yaml
-	grep -qs emoji/concept runs/emoji/scores.json || $(BIN)/unifluid test --config experiments/emoji.yaml
+	$(BIN)/unifluid fit --config experiments/emoji_features.yaml --config experiments/emoji_encoder.yaml \
+		$(if $(GPU),--config experiments/emoji_encoder_gpu.yaml)
+	$(BIN)/unifluid fit --config experiments/emoji.yaml $(if $(GPU),--config experiments/emoji_gpu.yaml)
+	grep -qs emoji/concept runs/emoji/scores.json || $(BIN)/unifluid test runs/emoji
 	$(BIN)/unifluid report runs/emoji --title "Emoji" --out runs/emoji/report.html
 	@echo "runs/emoji holds config.yaml, last.ckpt, scores.json, samples.png, results and TensorBoard logs."
 	@echo "Open runs/emoji/report.html in a browser to see them all."

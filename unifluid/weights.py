@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch and safetensors raise nearly anything on a damaged file or one of another kind
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"weights {path}: damaged or incomplete, fetch it again ({reason})") from error
+
+
+def read_part(path: str | Path, kind: str, prefixes: Sequence[str], known: str) -> dict[str, Tensor]:
+    """Tensors of one part of the file `path`: those under the first of `prefixes` that has a tensor called `known`.
+
+    Raises ValueError, naming the file and the `kind` of part, where there is none.
+    """
+    tensors = read_tensors(Path(path))
+    prefix = next((p for p in prefixes if p + known in tensors), None)
+    if prefix is None:
+        raise ValueError(f"{path} holds no weights of a {kind}")
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def fit(part: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> None:

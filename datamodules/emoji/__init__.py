@@ -4,6 +4,6 @@
 """
 
 from datamodules.emoji.build import build
-from datamodules.emoji.sources import STYLES, fetch
+from datamodules.emoji.sources import EXTRA, STYLES, fetch
 
-__all__ = ["STYLES", "build", "fetch"]
+__all__ = ["EXTRA", "STYLES", "build", "fetch"]

@@ -10,8 +10,7 @@ from tqdm import tqdm
 
 from datamodules.emoji.rows import make_rows, picture
 from datamodules.emoji.sources import (
-    NAMES,
-    PACKAGES,
+    EXTRA,
     STYLES,
     IconSet,
     check_styles,
@@ -24,39 +23,49 @@ from datamodules.formats.jsonl import write_jsonl
 
 
 def build(
-    sources: str | Path, out: str | Path, size: int = 32, styles: Sequence[str] | None = None, progress: bool = True
+    sources: str | Path,
+    out: str | Path,
+    size: int = 32,
+    styles: Sequence[str] | None = None,
+    extra: Sequence[str] | None = None,
+    progress: bool = True,
 ) -> dict[str, int]:
-    """Make `out`/train.jsonl, test.jsonl, images/STYLE/CODE.png and LICENSES.md of the tarballs in `sources`.
+    """Make `out`/train.jsonl, val.jsonl, test.jsonl, extra.jsonl, images/STYLE/CODE.png and LICENSES.md of the tarballs
+    in `sources`.
 
-    Concepts are the emoji that all `styles` (default: all) draw, without skin-tone variants; pictures are `size` px
-    square on white. The same tarballs give the same files. Prints the licences; returns how many of what were made.
+    Concepts are the emoji that all `styles` (default: all) draw, without skin-tone variants; `extra` styles (default:
+    all) draw some of them, for training alone. Pictures are `size` px square on white. The same tarballs give the same
+    files. Prints the licences; returns how many of what were made.
     Raises ValueError for missing or unsafe tarballs, unknown styles and sizes out of range.
     """
     if not 16 <= size <= 512:
         raise ValueError(f"size must be from 16 to 512 pixels, got {size}")
     out, styles = Path(out), check_styles(STYLES if styles is None else styles)
-    tarballs = find_tarballs(sources, styles)
-    sets = [read_icons(style, tarballs[PACKAGES[style]]) for style in styles]
-    concepts = [c for c in read_concepts(tarballs[NAMES]) if all(icons.icon(c.code) for icons in sets)]
+    every = check_styles(styles, EXTRA if extra is None else extra)
+    tarballs = find_tarballs(sources, every)
+    sets = [read_icons(style, tarballs[style]) for style in every]
+    concepts = [c for c in read_concepts(tarballs["names"]) if all(icons.icon(c) for icons in sets[: len(styles)])]
     if not concepts:
         raise ValueError(f"{sources}: no emoji is in all of the styles {', '.join(styles)}")
-    train, test = make_rows(concepts, styles)
+    drawn = {icons.style: [c for c in concepts if icons.icon(c)] for icons in sets}
+    splits = make_rows(concepts, styles, {style: drawn[style] for style in every[len(styles) :]})
 
     hidden = None if progress else True  # None: shown in a terminal only
     out.mkdir(parents=True, exist_ok=True)
-    splits = {out / "train.jsonl": train, out / "test.jsonl": test}
-    for file in splits:  # they come last, so that a folder that has them is complete
+    files = {out / f"{split}.jsonl": rows for split, rows in splits.items()}
+    for file in files:  # they come last, so that a folder that has them is complete
         file.unlink(missing_ok=True)
     for icons in sets:
         (out / picture(concepts[0], icons.style)).parent.mkdir(parents=True, exist_ok=True)
-        for concept in tqdm(concepts, desc=f"drawing {icons.style}", unit="picture", disable=hidden):
-            (out / picture(concept, icons.style)).write_bytes(render(icons.svg(concept.code, size)))
-    text = licences(sets, tarballs[NAMES], size)
+        for concept in tqdm(drawn[icons.style], desc=f"drawing {icons.style}", unit="picture", disable=hidden):
+            (out / picture(concept, icons.style)).write_bytes(render(icons.svg(concept, size)))
+    text = licences(sets, tarballs["names"], size)
     (out / "LICENSES.md").write_text(text, encoding="utf-8")
     print(text)
-    for file, rows in splits.items():
+    for file, rows in files.items():
         write_jsonl(file, rows)
-    return {"concepts": len(concepts), "pictures": len(concepts) * len(sets), "train": len(train), "test": len(test)}
+    counts = {split: len(rows) for split, rows in splits.items()}
+    return {"concepts": len(concepts), "pictures": sum(map(len, drawn.values())), **counts}
 
 
 def render(svg: str) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from datamodules.emoji.sources import STYLES, Concept
@@ -11,14 +11,17 @@ from unifluid.randomness import derive
 Row = dict[str, Any]
 
 
-def held_out_style(concept: Concept) -> str | None:
-    """The style in which `concept` is only met in the test, if any.
+def held_out(concept: Concept) -> tuple[str, str] | None:
+    """The split and the style in which `concept` is only met there, if any.
 
-    One of ten places is drawn by hash, the first of them are the styles: so every (concept, style) pair is held out
-    with probability 1/10, and never two of a concept, which is thus always seen in its other styles.
+    One of ten places is drawn by hash. The first four are the styles, held out for the test; the fifth is held out for
+    tuning ("val"), in a style drawn likewise. So a (concept, style) pair is in the test with probability 1/10 and in
+    val with 1/40, and never two of a concept, which is thus always seen in its other styles.
     """
     place = derive(0, "held out", concept.code) % 10
-    return STYLES[place] if place < len(STYLES) else None
+    if place < len(STYLES):
+        return "test", STYLES[place]
+    return ("val", STYLES[derive(0, "style held out", concept.code) % len(STYLES)]) if place == len(STYLES) else None
 
 
 def picture(concept: Concept, style: str) -> str:
@@ -26,19 +29,34 @@ def picture(concept: Concept, style: str) -> str:
     return f"images/{style}/{concept.code}.png"
 
 
-def make_rows(concepts: Sequence[Concept], styles: Sequence[str]) -> tuple[list[Row], list[Row]]:
-    """Training and test rows. A held-out picture occurs in no training row; it is what every test row is about.
+def make_rows(
+    concepts: Sequence[Concept], styles: Sequence[str], extra: Mapping[str, Sequence[Concept]]
+) -> dict[str, list[Row]]:
+    """Rows of train, val, test and extra: what the `extra` styles draw of which concepts, and redrawing it in `styles`.
 
-    Test rows are shuffled, always alike: the first hundred are a fair sample, not a hundred faces.
+    A held-out picture occurs in no row of train and extra; it is what every row of its split is about. Those rows are
+    shuffled, always alike: the first hundred are a fair sample, not a hundred faces.
     """
-    train, test = [], []
+    splits: dict[str, list[Row]] = {"train": [], "val": [], "test": [], "extra": []}
+    hidden = {concept.code: held_out(concept) or ("train", None) for concept in concepts}
     for concept in concepts:
-        held_out = held_out_style(concept)
+        split, apart = hidden[concept.code]
         for style in styles:
-            rows = test if style == held_out else train
-            rows += _caption(concept, style), _generate(concept, style), *_answers(concept, style, concepts)
-            rows += (_edit(concept, source, style) for source in styles if source not in (style, held_out))
-    return train, sorted(test, key=lambda row: derive(0, "place", row["id"]))
+            rows = splits[split if style == apart else "train"]
+            rows += _about(concept, style, concepts)
+            rows += (_edit(concept, source, style) for source in styles if source not in (style, apart))
+    for style, drawn in extra.items():
+        for concept in drawn:
+            splits["extra"] += _about(concept, style, concepts)
+            splits["extra"] += (_edit(concept, style, to) for to in styles if to != hidden[concept.code][1])
+    for split in ("val", "test"):
+        splits[split].sort(key=lambda row: derive(0, "place", row["id"]))
+    return splits
+
+
+def _about(concept: Concept, style: str, concepts: Sequence[Concept]) -> list[Row]:
+    """The rows of one picture: a caption, a prompt and four questions."""
+    return [_caption(concept, style), _generate(concept, style), *_answers(concept, style, concepts)]
 
 
 def _row(task: str, concept: Concept, style: str, key: str, **fields: Any) -> Row:

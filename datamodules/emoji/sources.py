@@ -1,7 +1,7 @@
 """The icon sets as npm publishes them: getting the tarballs, and reading them without extracting anything.
 
-Every set has one format: icons.json holds SVG bodies by name and aliases, chars.json maps code points to names.
-emojibase-data names the code points and gives their tags and groups.
+Every set has one format: icons.json holds SVG bodies by name and aliases, chars.json maps code points to names, if it
+maps any. emojibase-data names the code points and gives their tags and groups.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import re
 import shutil
 import subprocess
 import tarfile
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,8 +24,13 @@ PACKAGES = {  # style -> npm package; the versions the reported figures were mad
     "openmoji": "@iconify-json/openmoji@1.2.29",
     "fluent": "@iconify-json/fluent-emoji-flat@1.2.6",
 }
+EXTRA_PACKAGES = {  # to train on beside: older sets, which draw fewer concepts and map no code points
+    "emojione": "@iconify-json/emojione@1.2.3",
+    "emojione-v1": "@iconify-json/emojione-v1@1.2.3",
+    "fxemoji": "@iconify-json/fxemoji@1.2.2",
+}
 NAMES = "emojibase-data@17.0.0"
-STYLES = tuple(PACKAGES)
+STYLES, EXTRA = tuple(PACKAGES), tuple(EXTRA_PACKAGES)
 
 MAX_MEMBER = 64 * 2**20  # bytes; the largest file read is 12 MB
 MAX_TARBALL = 512 * 2**20  # bytes unpacked
@@ -50,29 +57,37 @@ class IconSet:
     package: dict[str, Any]  # package.json
     info: dict[str, Any]  # info.json: name, author, licence
     icons: dict[str, Any]  # icons.json
-    names: dict[str, str]  # code without fe0f -> icon name
+    names: dict[str, str]  # code without fe0f -> icon name; empty: icons are called by the names of what they show
 
-    def icon(self, code: str) -> dict[str, Any] | None:
-        """The icon of a code point; None where there is none, or only a turned or mirrored alias."""
-        name, aliases = self.names.get(code), self.icons.get("aliases", {})
+    def icon(self, concept: Concept) -> dict[str, Any] | None:
+        """The icon of a concept; None where there is none, or only a turned or mirrored alias."""
+        name = self.names.get(concept.code) if self.names else self._spelt.get(_letters(concept.name))
+        aliases = self.icons.get("aliases", {})
         if name in aliases:
             name = aliases[name]["parent"] if aliases[name].keys() <= {"parent", "hidden"} else None
         return self.icons["icons"].get(name)
 
-    def svg(self, code: str, size: int) -> str:
-        """The drawing of `code`, centred in `size` x `size` pixels. Raises ValueError if it reaches beyond itself."""
-        icon = self.icon(code)
+    @cached_property
+    def _spelt(self) -> dict[str, str]:
+        """Letters and digits of a name -> icon name."""
+        return {_letters(name): name for name in [*self.icons.get("aliases", {}), *self.icons["icons"]]}
+
+    def svg(self, concept: Concept, size: int) -> str:
+        """The drawing of `concept`, centred in `size` x `size` pixels. ValueError if it reaches beyond itself."""
+        icon = self.icon(concept)
         if FOREIGN.search(icon["body"]):
-            raise ValueError(f"{self.package['name']}: the drawing of {code} refers to something outside it, refused")
+            raise ValueError(
+                f"{self.package['name']}: the drawing of {concept.code} refers to something outside it, refused"
+            )
         box = [float(icon.get(key, self.icons.get(key, default))) for key, default in VIEW_BOX.items()]
         xmlns = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
         size = f'width="{size}" height="{size}"'
         return f'<svg {xmlns} {size} viewBox="{" ".join(map(str, box))}">{icon["body"]}</svg>'
 
 
-def fetch(out: str | Path, styles: Sequence[str] = STYLES) -> None:
-    """Download the tarballs of `styles` and of the names into `out` with npm. Raises ValueError if npm cannot."""
-    out, packages = Path(out), [*(PACKAGES[style] for style in check_styles(styles)), NAMES]
+def fetch(out: str | Path, styles: Sequence[str] = STYLES, extra: Sequence[str] = EXTRA) -> None:
+    """Download the tarballs of these styles and of the names into `out` with npm. Raises ValueError if npm cannot."""
+    out, packages = Path(out), _packages(check_styles(styles, extra))
     npm = shutil.which("npm")
     if npm is None:
         raise ValueError(
@@ -86,25 +101,34 @@ def fetch(out: str | Path, styles: Sequence[str] = STYLES) -> None:
         raise ValueError(f"npm pack failed ({done.returncode}): {'; '.join(errors[:2])}")
 
 
-def check_styles(styles: Sequence[str]) -> tuple[str, ...]:
-    """`styles` in the order of STYLES. Raises ValueError for unknown ones or fewer than two (to hold out pairs)."""
-    unknown = sorted(set(styles) - set(STYLES))
-    if unknown or len(set(styles)) < 2:
+def check_styles(styles: Sequence[str], extra: Sequence[str] = ()) -> tuple[str, ...]:
+    """`styles` in the order of STYLES, then `extra` in that of EXTRA.
+
+    Raises ValueError for unknown ones, or fewer than two of STYLES: pairs are held out of those.
+    """
+    if len(set(styles)) < 2 or not set(styles) <= set(STYLES):
         raise ValueError(f"styles must be two or more of {', '.join(STYLES)}, got {', '.join(styles) or 'none'}")
-    return tuple(style for style in STYLES if style in styles)
+    if not set(extra) <= set(EXTRA):
+        raise ValueError(f"extra styles must be of {', '.join(EXTRA)}, got {', '.join(extra)}")
+    return tuple(style for style in STYLES + EXTRA if style in (*styles, *extra))
+
+
+def _packages(styles: Sequence[str]) -> list[str]:
+    return [*((PACKAGES | EXTRA_PACKAGES)[style] for style in styles), NAMES]
 
 
 def find_tarballs(folder: str | Path, styles: Sequence[str]) -> dict[str, Path]:
-    """Package -> its newest tarball in `folder`. Raises ValueError naming those missing and the command to get them."""
-    packages = [*(PACKAGES[style] for style in styles), NAMES]
-    found = {package: sorted(Path(folder).glob(_pattern(package)), key=_version) for package in packages}
-    missing = [package for package in packages if not found[package]]
+    """Style, or "names" -> its newest tarball in `folder`. Raises ValueError naming those missing and the command to
+    get them."""
+    packages = dict(zip([*styles, "names"], _packages(styles), strict=True))
+    found = {style: sorted(Path(folder).glob(_pattern(p)), key=_version) for style, p in packages.items()}
+    missing = [packages[style] for style in packages if not found[style]]
     if missing:
         raise ValueError(
             f"{folder} lacks {', '.join(map(_pattern, missing))}; get them with: "
             f"npm pack {' '.join(missing)} --pack-destination {folder}"
         )
-    return {package: tarballs[-1] for package, tarballs in found.items()}
+    return {style: tarballs[-1] for style, tarballs in found.items()}
 
 
 def _pattern(package: str) -> str:
@@ -175,3 +199,9 @@ def _plain(code: str) -> str:
     if not re.fullmatch(r"[0-9A-Fa-f-]+", code):  # files are named by it
         raise ValueError(f"{code!r} is no code point sequence")
     return "-".join(part for part in code.lower().split("-") if part != "fe0f")
+
+
+def _letters(name: str) -> str:
+    """What is left of a name when spelling differs: "piñata" and "pinata", "alarm clock" and "alarm-clock"."""
+    plain = unicodedata.normalize("NFKD", name.lower()).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]", "", plain)

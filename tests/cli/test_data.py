@@ -21,9 +21,10 @@ def calls(monkeypatch):
 
 def test_emoji_are_fetched_where_there_are_none(calls, tmp_path, capsys):
     sources = tmp_path / "emoji" / "sources"
-    assert main(["data", "emoji", "--out", str(tmp_path / "emoji"), "--styles", "noto", "twemoji", "--size", "64"]) == 0
-    assert calls[0] == ("fetch", sources, ["noto", "twemoji"])
-    assert calls[1] == ("build", sources, str(tmp_path / "emoji"), 64, ["noto", "twemoji"])
+    args = ["--styles", "noto", "twemoji", "--extra", "fxemoji", "--size", "64"]
+    assert main(["data", "emoji", "--out", str(tmp_path / "emoji"), *args]) == 0
+    assert calls[0] == ("fetch", sources, ["noto", "twemoji"], ["fxemoji"])
+    assert calls[1] == ("build", sources, str(tmp_path / "emoji"), 64, ["noto", "twemoji"], ["fxemoji"])
     assert "3 concepts" in capsys.readouterr().out
     sources.mkdir(parents=True)
     (sources / "a.tgz").touch()

@@ -9,8 +9,8 @@ import tarfile
 
 import pytest
 
-from datamodules.emoji import STYLES, build, fetch
-from datamodules.emoji.rows import held_out_style, make_rows
+from datamodules.emoji import EXTRA, STYLES, build, fetch
+from datamodules.emoji.rows import held_out, make_rows
 from datamodules.emoji.sources import Concept, read_tarball
 from datamodules.formats.folder import Folder
 from datamodules.images import read_image
@@ -18,6 +18,8 @@ from datamodules.images import read_image
 TASKS = ("caption", "answer", "generate", "edit")
 FILLS = {"noto": "#ff0000", "twemoji": "#00ff00", "openmoji": "#0000ff", "fluent": "#ffff00"}
 PREFIXES = {"noto": "noto", "twemoji": "twemoji", "openmoji": "openmoji", "fluent": "fluent-emoji-flat"}
+EXTRA_FILLS = {"emojione": "#ff00ff", "emojione-v1": "#00ffff", "fxemoji": "#888888"}
+SPLITS = ("train", "val", "test", "extra")
 GROUPS = ("smileys-emotion", "animals-nature")
 N = 60
 
@@ -59,6 +61,16 @@ def icon_set(style, **icons):
     }
 
 
+def extra_set(style):
+    """A set without code points: every third concept, called by its name in one spelling or another."""
+    files = icon_set("noto")
+    names = (f"thing-{k}" if k % 2 else f"thing{k}" for k in range(0, N, 3))
+    bodies = {name: {"body": f'<rect width="10" height="10" fill="{EXTRA_FILLS[style]}"/>'} for name in names}
+    files["package.json"]["name"], files["info.json"]["name"] = f"@iconify-json/{style}", style.title()
+    files["icons.json"] |= {"icons": bodies, "aliases": {"other-thing": {"parent": "thing-3"}}}
+    return files | {"chars.json": {}}
+
+
 def emojibase():
     def entry(code, label, group, **more):
         return {
@@ -95,6 +107,8 @@ def sources(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tarballs")
     for style, prefix in PREFIXES.items():
         write_tarball(folder / f"iconify-json-{prefix}-1.2.3.tgz", icon_set(style))
+    for style in EXTRA:
+        write_tarball(folder / f"iconify-json-{style}-1.2.3.tgz", extra_set(style))
     write_tarball(folder / "emojibase-data-17.0.0.tgz", emojibase())
     return folder
 
@@ -116,8 +130,8 @@ def pictures_of(rows):
 def test_concepts_and_counts(built):
     out, made = built
     assert made["concepts"] == N + 1  # and the alias; not: mirrored, unnamed, undrawn, skin tones, components
-    assert made["pictures"] == 4 * (N + 1) == len(list(out.glob("images/*/*.png")))
-    assert (made["train"], made["test"]) == (len(rows_of(out, "train")), len(rows_of(out, "test")))
+    assert made["pictures"] == 4 * (N + 1) + 3 * (N // 3) == len(list(out.glob("images/*/*.png")))
+    assert all(made[split] == len(rows_of(out, split)) > 0 for split in SPLITS)
     names = dict.fromkeys(row["meta"]["concept"] for row in rows_of(out, "train"))
     assert list(names) == [*(f"thing {k}" for k in range(N)), "alias"]  # in emojibase's order, not its file's
 
@@ -138,14 +152,14 @@ def test_pictures_are_drawn_on_white_at_the_size_asked(built):
 
 def test_every_row_of_both_splits_makes_an_example(built):
     out, made = built
-    data = [Folder(out, task, split, strict=True) for task in TASKS for split in ("train", "test")]
-    assert sum(map(len, data)) == made["train"] + made["test"]
+    data = [Folder(out, task, split, strict=True) for task in TASKS for split in SPLITS]
+    assert sum(map(len, data)) == sum(made[split] for split in SPLITS)
     for rows in data:
         assert rows[len(rows) // 2].meta.keys() >= {"concept", "style", "group"}
 
 
 def test_wording(built):
-    rows = {row["id"]: row for split in ("train", "test") for row in rows_of(built[0], split)}
+    rows = {row["id"]: row for split in SPLITS for row in rows_of(built[0], split)}
     meta = {"concept": "thing 3", "style": "noto", "group": "animals & nature"}
     assert rows["caption-1f403-noto"]["caption"] == "thing 3, in the noto style"
     assert rows["generate-1f403-noto"]["prompt"] == "thing 3 in the noto style"
@@ -168,37 +182,53 @@ def test_tag_questions_are_true_and_balanced(built):
     assert 0.35 < said.count("yes") / len(said) < 0.65
 
 
-def test_held_out_pairs_are_met_only_in_the_test(built):
-    """A test picture's concept and style were each seen in training, never together."""
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_held_out_pairs_are_met_nowhere_else(built, split):
+    """A held-out picture's concept and style were each seen in training, never together."""
     out, _ = built
-    train, test = rows_of(out, "train"), rows_of(out, "test")
-    pairs = {(row["meta"]["concept"], row["meta"]["style"]) for row in test}
+    train, held = [*rows_of(out, "train"), *rows_of(out, "extra")], rows_of(out, split)
+    pairs = {(row["meta"]["concept"], row["meta"]["style"]) for row in held}
     seen = {(row["meta"]["concept"], row["meta"]["style"]) for row in train}
     assert pairs
     assert not pairs & seen
     assert {concept for concept, _ in pairs} <= {concept for concept, _ in seen}
     assert {style for _, style in pairs} <= {style for _, style in seen}
-    asked = pictures_of(row for row in test if row["task"] != "edit") | {
-        r["target"] for r in test if r["task"] == "edit"
+    asked = pictures_of(row for row in held if row["task"] != "edit") | {
+        r["target"] for r in held if r["task"] == "edit"
     }
     assert len(asked) == len(pairs)
     assert not asked & pictures_of(train)
-    assert {row["image"] for row in test if row["task"] == "edit"} <= pictures_of(train)
+    assert {row["image"] for row in held if row["task"] == "edit"} <= pictures_of(train)
 
 
 def test_a_tenth_is_held_out_and_the_split_does_not_depend_on_the_styles_chosen():
     concepts = [Concept(f"{k:x}", f"thing {k}", "g", ("t",)) for k in range(20_000)]
-    held = [held_out_style(concept) for concept in concepts]
+    held = [held_out(concept) for concept in concepts]
     for style in STYLES:
-        assert held.count(style) / len(held) == pytest.approx(0.1, abs=0.01)
-    _, test = make_rows(concepts[:300], ("twemoji", "fluent"))
-    pairs = {(row["meta"]["concept"], row["meta"]["style"]) for row in test}
-    expected = {(c.name, s) for c, s in zip(concepts[:300], held, strict=False) if s in ("twemoji", "fluent")}
-    assert pairs == expected
+        assert held.count(("test", style)) / len(held) == pytest.approx(0.1, abs=0.01)
+        assert held.count(("val", style)) / len(held) == pytest.approx(0.025, abs=0.005)
+    splits = make_rows(concepts[:300], ("twemoji", "fluent"), {})
+    for split in ("val", "test"):
+        pairs = {(row["meta"]["concept"], row["meta"]["style"]) for row in splits[split]}
+        first = zip(concepts[:300], held, strict=False)
+        assert pairs == {(c.name, h[1]) for c, h in first if h in ((split, "twemoji"), (split, "fluent"))}
+
+
+def test_extra_styles_are_found_by_name_and_redrawn_in_the_others(built):
+    rows = rows_of(built[0], "extra")
+    assert {row["meta"]["concept"] for row in rows if row["task"] == "caption"} == {
+        f"thing {k}" for k in range(0, N, 3)
+    }
+    assert {row["meta"]["style"] for row in rows if row["task"] != "edit"} == set(EXTRA)
+    edits = [row for row in rows if row["task"] == "edit"]
+    assert {row["meta"]["style"] for row in edits} == set(STYLES)
+    assert all(row["image"].split("/")[1] in EXTRA for row in edits)
+    for row in rows_of(built[0], "val") + rows_of(built[0], "test"):
+        assert row["meta"]["style"] in STYLES
 
 
 def test_ids_are_unique_and_make_file_names(built):
-    ids = [row["id"] for split in ("train", "test") for row in rows_of(built[0], split)]
+    ids = [row["id"] for split in SPLITS for row in rows_of(built[0], split)]
     assert len(set(ids)) == len(ids)
     assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in ids)
 
@@ -217,7 +247,7 @@ def test_without_the_renderer_one_line_says_what_to_install(sources, tmp_path, m
 
 
 def test_some_styles(sources, tmp_path):
-    made = build(sources, tmp_path, 16, ["fluent", "noto"], progress=False)
+    made = build(sources, tmp_path, 16, ["fluent", "noto"], [], progress=False)
     assert made["pictures"] == 2 * (N + 1)
     assert {row["meta"]["style"] for row in rows_of(tmp_path, "train")} == {"noto", "fluent"}
 
@@ -255,10 +285,13 @@ def test_missing_tarballs_are_named_with_the_command(sources, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("size", "styles"), [(8, None), (48, ["noto"]), (48, ["noto", "apple"]), (48, [])])
-def test_wrong_arguments(sources, tmp_path, size, styles):
+@pytest.mark.parametrize(
+    ("size", "styles", "extra"),
+    [(8, None, None), (48, ["noto"], []), (48, ["noto", "apple"], []), (48, [], None), (48, None, ["noto"])],
+)
+def test_wrong_arguments(sources, tmp_path, size, styles, extra):
     with pytest.raises(ValueError, match="size must be|styles must be"):
-        build(sources, tmp_path, size, styles)
+        build(sources, tmp_path, size, styles, extra)
 
 
 def link():
@@ -327,10 +360,10 @@ def test_fetch_runs_npm_pack(tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr("subprocess.run", lambda c, **_: ran.append(c) or subprocess.CompletedProcess(c, 0, "", ""))
-    fetch(tmp_path / "new", ["openmoji", "noto"])
+    fetch(tmp_path / "new", ["openmoji", "noto"], ["fxemoji"])
     assert (tmp_path / "new").is_dir()
     names = [part.rsplit("@", 1)[0] for part in ran[0][2:-2]]
-    assert names == ["@iconify-json/noto", "@iconify-json/openmoji", "emojibase-data"]
+    assert names == ["@iconify-json/noto", "@iconify-json/openmoji", "@iconify-json/fxemoji", "emojibase-data"]
     assert ran[0][:2] == ["/usr/bin/npm", "pack"]
     assert ran[0][-2:] == ["--pack-destination", str(tmp_path / "new")]
 

@@ -55,3 +55,17 @@ def test_the_default_gives_sixteen_tokens_of_a_32_pixel_picture():
 def test_mistakes_are_one_clear_line(arguments, named):
     with pytest.raises(ValueError, match=named):
         Patches(**arguments)
+
+
+@pytest.mark.parametrize("prefix", ["", "encoder.", "model.image_encoder."])
+def test_weights_load_from_every_file_that_holds_them(tmp_path, prefix):
+    trained = Patches(16, 8, 32, depth=1)
+    torch.save({f"{prefix}{name}": t for name, t in trained.state_dict().items()}, tmp_path / "a.ckpt")
+    encoder = Patches(16, 8, 32, depth=1, weights=str(tmp_path / "a.ckpt"))
+    encoder.load_pretrained()
+    assert all(torch.equal(t, trained.state_dict()[name]) for name, t in encoder.state_dict().items())
+    with pytest.raises(ValueError, match=r"a\.ckpt does not fit this Patches: vit\.blocks\.1\.\S+ is missing there"):
+        Patches(16, 8, 32, depth=2, weights=str(tmp_path / "a.ckpt")).load_pretrained()
+    torch.save({"other": torch.ones(1)}, tmp_path / "b.ckpt")
+    with pytest.raises(ValueError, match=r"b\.ckpt holds no weights of a Patches"):
+        Patches(16, 8, 32, weights=str(tmp_path / "b.ckpt")).load_pretrained()

@@ -47,17 +47,21 @@ def _emoji_options(args: list[str]) -> argparse.Namespace:
         help="folder with the icon-set tarballs (default: fetched with npm into OUT/sources)",
     )
     parser.add_argument("--size", type=int, default=32, help="pixels of a picture's side (%(default)s)")
-    parser.add_argument("--styles", nargs="+", metavar="STYLE", help="icon sets to use (default: all)")
+    parser.add_argument("--styles", nargs="+", metavar="STYLE", help="icon sets to use (default: all four)")
+    parser.add_argument(
+        "--extra", nargs="*", metavar="STYLE", help="older icon sets, for training alone (default: all three)"
+    )
     return parser.parse_args(args)
 
 
 def emoji(options: argparse.Namespace) -> None:
-    from datamodules.emoji import STYLES, build, fetch
+    from datamodules.emoji import EXTRA, STYLES, build, fetch
 
     styles, sources = options.styles or STYLES, options.sources
+    extra = EXTRA if options.extra is None else options.extra
     if sources is None:
         sources = Path(options.out) / "sources"
         if not any(sources.glob("*.tgz")):
-            fetch(sources, styles)
-    made = build(sources, options.out, options.size, styles)
+            fetch(sources, styles, extra)
+    made = build(sources, options.out, options.size, styles, extra)
     print(f"{', '.join(f'{n} {what}' for what, n in made.items())} are in {options.out}")

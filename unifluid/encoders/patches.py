@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from unifluid.interfaces import ImageEncoder
 from unifluid.layers import Conv
+from unifluid.weights import fit, read_part
+
+PREFIXES = ("", "encoder.", "model.image_encoder.")  # where a file may keep the weights
 
 
 class Patches(ImageEncoder):
@@ -25,6 +28,7 @@ class Patches(ImageEncoder):
         channels: width of the stem's first convolution; it doubles with every halving of the picture.
         depth: transformer blocks; 0 leaves the stem and its position embeddings.
         stem: "convolution", or "linear" as in the original vision transformer.
+        weights: checkpoint of `ContrastiveModule` (or of a model that contains this part), or .safetensors.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class Patches(ImageEncoder):
         depth: int = 2,
         heads: int = 4,
         stem: Literal["convolution", "linear"] = "convolution",
+        weights: str | None = None,
     ):
         from timm.layers import PatchEmbed
         from timm.models.vision_transformer import VisionTransformer
@@ -51,6 +56,7 @@ class Patches(ImageEncoder):
         if stem not in stems:
             raise ValueError(f"stem must be {' or '.join(stems)}, got {stem!r}")
         self.image_size, self.width, self.num_tokens = image_size, width, (image_size // patch_size) ** 2
+        self.weights = weights
         self.vit = VisionTransformer(
             image_size,
             patch_size,
@@ -68,6 +74,11 @@ class Patches(ImageEncoder):
 
     def layers(self) -> list[nn.Module]:
         return list(self.vit.blocks)
+
+    def load_pretrained(self) -> None:
+        """Load `weights`. Raises ValueError naming the file, and the first tensor that does not fit."""
+        if self.weights is not None:
+            fit(self, read_part(self.weights, "Patches", PREFIXES, "vit.pos_embed"), self.weights)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.vit.forward_features(image)

@@ -6,8 +6,6 @@ Latents carry the posterior mean and log-variance of a diagonal Gaussian, as in 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
@@ -17,7 +15,7 @@ from unifluid.interfaces import TrainableImageTokenizer
 from unifluid.layers import Conv
 from unifluid.tokenizers.gaussian import sample
 from unifluid.tokenizers.patching import patchify, square_grid, unpatchify
-from unifluid.weights import fit, read_tensors
+from unifluid.weights import fit, read_part
 
 MOMENTUM = 0.01  # of the running statistics of latents
 PREFIXES = ("", "tokenizer.", "model.image_tokenizer.")  # where a file may keep the weights
@@ -120,14 +118,8 @@ class SmallKL(TrainableImageTokenizer):
 
     def load_pretrained(self) -> None:
         """Load `weights`. Raises ValueError naming the file, and the first tensor that does not fit."""
-        if self.weights is None:
-            return
-        tensors = read_tensors(Path(self.weights))
-        prefix = next((p for p in PREFIXES if f"{p}latent_mean" in tensors), None)
-        if prefix is None:
-            raise ValueError(f"{self.weights} holds no weights of a SmallKL")
-        found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        fit(self, found, self.weights)
+        if self.weights is not None:
+            fit(self, read_part(self.weights, "SmallKL", PREFIXES, "latent_mean"), self.weights)
 
 
 class Block(nn.Module):
