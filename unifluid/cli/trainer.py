@@ -58,7 +58,7 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, folder / CONFIG, skip_none=False, overwrite=True)
+        self.parser.save(self.config, folder / CONFIG, skip_unset=False, overwrite=True)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Not reached where a run is complete."""
