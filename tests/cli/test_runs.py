@@ -58,6 +58,10 @@ def test_a_folder_stands_for_its_settings(run, capsys):
     assert config["trainer"]["default_root_dir"] == str(run) and config["model"]["init_args"]["lam"] == 0.3
 
 
+def test_tensorboard_has_the_settings(run):
+    assert yaml.safe_load((run / "hparams.yaml").read_text())["model"]["init_args"]["lam"] == 0.3
+
+
 def test_the_folder_holds_its_settings_whatever_logs(tmp_path):
     logger = '--trainer.logger={"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "%s"}}'
     assert main(fit_arguments(tmp_path, logger % tmp_path, "--model.init_args.lam=0.25")) == 0

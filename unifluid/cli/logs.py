@@ -21,6 +21,11 @@ class RunLogger(TensorBoardLogger):
     def begin(self) -> Any:
         return super().experiment
 
+    def save(self) -> None:
+        """Lightning asks for it before the settings are logged, and hparams.yaml is written only once."""
+        if self.hparams:
+            super().save()
+
 
 class Later:
     """Stands for the writer of a logger, which is made when something is to be written."""
