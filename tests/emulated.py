@@ -55,15 +55,15 @@ class Tape(Replayed):
 class PretendedGPU(TorchDispatchMode):
     """Tensors without contents on a GPU that is not there, beside the host's own, which are real.
 
-    Raises where the host asks for contents or for a shape that depends on them, and, if `strict`, where a tensor is
-    copied from the host: nothing of that can be part of a CUDA graph.
+    Raises where the host asks for contents, or for a shape that depends on them, or waits for a copy to be made. In a
+    `graph` no tensor can come from the host at all.
     """
 
     fake = FakeTensorMode(allow_non_fake_inputs=True)
 
-    def __init__(self, strict: bool = True) -> None:
+    def __init__(self, graph: bool = False) -> None:
         super().__init__()
-        self.strict = strict
+        self.graph = graph
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -74,8 +74,9 @@ class PretendedGPU(TorchDispatchMode):
                 return func(*args, **kwargs)
         if there and to == "cpu":
             raise RuntimeError(f"{func} waits for the device")
-        if self.strict and any(t.device.type == "cpu" and (t.ndim or to == "cuda") for t in inputs):
-            raise RuntimeError(f"{func} copies from the host")
+        host = any(t.device.type == "cpu" and (t.ndim or to == "cuda") for t in inputs)
+        if host and (self.graph or not kwargs.get("non_blocking")):
+            raise RuntimeError(f"{func} waits for a copy from the host")
         args, kwargs = tree_map_only(Tensor, self.fake.from_tensor, (args, kwargs))
         return func(*args, **kwargs)
 

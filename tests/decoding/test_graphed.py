@@ -137,13 +137,13 @@ def test_a_place_neither_waits_for_a_gpu_nor_copies_to_it(models, head, sampler)
     model.image_head.sampler = sampler
     layout = tiny.layout([[(3, 9)], [(5, 9)]], 14, pad_left=True)
     inputs = empty(1, 1, model.backbone.width), empty(5, 1, model.image_head.token_dim), empty(2, 1)
-    with torch.inference_mode(), PretendedGPU(strict=False):
-        layout = layout.map(lambda t: t.to("cuda"))
+    with torch.inference_mode(), PretendedGPU():
+        layout = layout.map(lambda t: t.to("cuda", non_blocking=True))
         cache = model.backbone.new_cache(layout, torch.float32)
         model.backbone(empty(2, 5, model.backbone.width), layout, cache)
         work = model, cache, (1.0, (0.25, 0.75)), *inputs, empty(1, dtype=torch.long)
         places.place(*work)
-    with torch.inference_mode(), PretendedGPU():
+    with torch.inference_mode(), PretendedGPU(graph=True):
         made = places.place(*work)
     assert made.device.type == "cuda" and made.shape == (1, 1, model.image_head.token_dim)
 
@@ -159,7 +159,7 @@ def test_the_pretended_gpu_refuses_what_a_graph_cannot_hold():
         lambda: x[torch.tensor([0, 1])],
         lambda: x.copy_(torch.ones(3)),
     ):
-        with PretendedGPU(), pytest.raises(Exception, match=r"wait|host|scalar|nonzero|[Dd]ata|dynamic"):
+        with PretendedGPU(graph=True), pytest.raises(Exception, match=r"wait|host|scalar|nonzero|[Dd]ata|dynamic"):
             wrong()
 
 
@@ -177,9 +177,9 @@ def cuda(monkeypatch) -> list[str]:
         yield
         calls.append(f"/{name}")
 
-    monkeypatch.setattr(graphed, "side_stream", lambda: stream)
+    monkeypatch.setattr(graphed, "side_stream", lambda device: stream)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda s: within("stream"))
     monkeypatch.setattr(torch.cuda, "graph", lambda graph, *a, capture_error_mode: within(f"graph {a[0]}"))
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: calls.append("replay")))

@@ -64,41 +64,44 @@ class Replayed(ABC):
 class CudaGraphs(Replayed):
     """CUDA graphs, which share their memory and give it back when this object goes.
 
-    Weights that autocast has cast stay where they are until the outermost autocast ends, and are cast by the first
-    call: they are no part of a graph, which must be gone by that time. Where no graph can be made, says why and goes on
-    without.
+    Weights are not copied. What autocast has cast of them stays where it is until the outermost autocast ends, and the
+    first call has cast all: no graph does it again, and none may be replayed after that end. Where no graph can be made
+    a warning says why, and the work goes on without.
     """
 
     def __init__(self, work: Work):
         super().__init__(work)
-        self.stream, self.pool, self.possible = side_stream(), torch.cuda.graph_pool_handle(), True
+        self.pool, self.possible = torch.cuda.graph_pool_handle(), True
 
     def first(self, *inputs: Tensor) -> Tensor:
         """On the stream that is to be recorded: libraries make a workspace for each stream that they meet."""
-        current = torch.cuda.current_stream()
-        self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
+        device = inputs[0].device
+        current, side = torch.cuda.current_stream(device), side_stream(device)
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
             result = super().first(*inputs)
-        current.wait_stream(self.stream)
+        current.wait_stream(side)
         return result
 
     def record(self, buffers: list[Tensor]) -> Callable[[], Tensor]:
-        graph = torch.cuda.CUDAGraph()
         if self.possible:
             try:
-                # Only this thread is watched: others, such as a loader's that pins memory, may go on meanwhile. The
-                # outer context returns to the stream where a recording that fails does not.
-                with (
-                    torch.cuda.stream(torch.cuda.current_stream()),
-                    torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local"),
-                ):
-                    result = self.work(*buffers)
+                return self.graph(buffers)
             except RuntimeError as error:
                 self.possible = False
-                reason = str(error.__context__ or error).splitlines()[0]  # that of the work, not of the end of it
+                reason = str(error.__context__ or error).splitlines()[0]  # that of the work, not of the recording's end
                 warnings.warn(f"no CUDA graph can be made, so drawing is slower: {reason}", stacklevel=2)
-        if not self.possible:
-            return functools.partial(self.work, *buffers)
+        return functools.partial(self.work, *buffers)
+
+    def graph(self, buffers: list[Tensor]) -> Callable[[], Tensor]:
+        device, graph = buffers[0].device, torch.cuda.CUDAGraph()
+        # Only this thread is watched: others, such as a loader's that pins memory, may go on meanwhile. The outer
+        # context chooses the device, and returns to its stream where a recording that fails does not.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream(device)),
+            torch.cuda.graph(graph, self.pool, side_stream(device), capture_error_mode="thread_local"),
+        ):
+            result = self.work(*buffers)
 
         def replay() -> Tensor:
             graph.replay()
@@ -108,6 +111,6 @@ class CudaGraphs(Replayed):
 
 
 @functools.cache
-def side_stream() -> torch.cuda.Stream:
+def side_stream(device: torch.device) -> torch.cuda.Stream:
     """One for the process: workspaces made for a stream are kept for good."""
-    return torch.cuda.Stream()
+    return torch.cuda.Stream(device)
