@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.models import make_formatter, prompts
 from benchmarks.textbook import DiffusionLoop, bidirectional
 from unifluid.decoding import ImageSampling, generate_images
+from unifluid.decoding.graphed import Recorder, eager
 from unifluid.decoding.prefix import prefill
 from unifluid.model import UniFluidModel
 from unifluid.packing import pack_prompts
@@ -48,7 +49,7 @@ class Drawing:
         generate_images(model, make_formatter(model), self.examples, self.sampling, seed=0, watch=watch)
         return last[0].clone()
 
-    def place_seconds(self) -> float:
+    def place_seconds(self, recorder: Recorder | None = None) -> float:
         """Median seconds of a place as `generate_images` draws it, the first and its prefix left out."""
         stamps: list[float] = []
 
@@ -57,7 +58,8 @@ class Drawing:
                 torch.cuda.synchronize()
             stamps.append(time.perf_counter())
 
-        generate_images(self.part, make_formatter(self.part), self.examples, self.sampling, seed=0, progress=stamp)
+        arguments = self.part, make_formatter(self.part), self.examples, self.sampling
+        generate_images(*arguments, seed=0, progress=stamp, recorder=recorder)
         return statistics.median(b - a for a, b in zip(stamps, stamps[1:], strict=False))
 
     def segments(self) -> list[Segment]:
@@ -86,12 +88,13 @@ class Drawing:
 
         return step, lambda: model.backbone(torch.cat([prompt, inputs], 1), layout)[:, -1]
 
-    def head(self, at_once: int = 1) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+    def head(self, at_once: int = 1, recorder: Recorder = eager) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
         """All head steps of `at_once` tokens of every picture, by our head and by MAR's loop."""
         m = self.batch * at_once
         z, noise = self.normal(2, m, self.width), self.normal(self.steps + 1, m, self.channels)
         weights = torch.tensor([[GUIDANCE], [1 - GUIDANCE]], device=self.device).expand(-1, m)
-        return lambda: self.whole.image_head.sample(z, noise, weights), lambda: self.mar(z, noise, weights)
+        sample = recorder(self.whole.image_head.sample)
+        return lambda: sample(z, noise, weights), lambda: self.mar(z, noise, weights)
 
     def embedded_prefix(self) -> Tensor:
         """What masked decoding, which is measured for its cost only, has for a prefix."""

@@ -47,7 +47,7 @@ def test_the_mask_is_the_rule(seed):
                 allowed = segments[q] == segments[k] and (prefix[k] or q >= k)
                 assert mask[r, q, k].item() == allowed
     assert mask.diagonal(dim1=1, dim2=2).all()  # no softmax is empty
-    assert torch.equal(attention_mask(batch.layout, 5, 9), mask[:, 5:9])
+    assert torch.equal(attention_mask(batch.layout, slice(5, 9)), mask[:, 5:9])
 
 
 # -- formatting -----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from datamodules.images import to_image
 from unifluid.backbones.decoder import Block, LayerCache, rotate
+from unifluid.decoding.graphed import eager
 from unifluid.decoding.images import generate_images
 from unifluid.interfaces import TextTokenizer
 from unifluid.pipeline import Pipeline
@@ -60,7 +61,7 @@ def attention_maps(pipeline: Pipeline, prompt: str, seed: int = 0, **sampling: o
 
     example = Example("0", "generate", prompt=prompt)
     with pipeline._autocast(), recorded(blocks) as calls:
-        (image,) = generate_images(model, formatter, [example], chosen, seed, watch=watch)
+        (image,) = generate_images(model, formatter, [example], chosen, seed, watch=watch, recorder=eager)
     count = len(blocks)
     end = calls[0].shape[-1]  # the first call of each block is that of the prompts, right-aligned
     drawing = [torch.stack(calls[k : k + count]) for k in range(count, len(calls), count)]
@@ -91,7 +92,7 @@ def _weights(
     q, k = (f(x).unflatten(-1, (-1, block.head_width)) for f in (block.query, block.key))
     q, k = (rotate(block.qk_norm(t), rotation).transpose(1, 2) for t in (q, k))
     if cache is not None:
-        k = cache.storage[0, :, :, : cache.stop]
+        k = cache.storage[0, :, :, : cache.keys]
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     return (q.float() @ k.float().mT * block.head_width**-0.5 + bias.float()).softmax(-1).cpu()
 

@@ -84,6 +84,22 @@ def cast(table: Tensor, like: Tensor) -> Tensor:
     return table.to(like.dtype).to(like.device, non_blocking=True)
 
 
+class Grids:
+    """Time grids on the devices that ask for them, each copied there once: no copy from the host can be part of a CUDA
+    graph."""
+
+    def __init__(self) -> None:
+        self.copies: dict[tuple, Tensor] = {}
+
+    def on(self, like: Tensor, grid: Tensor) -> Tensor:
+        """`cast(grid, like)`, for a grid (S,)."""
+        key = like.device, like.dtype, *grid.tolist()
+        if key not in self.copies:
+            with torch.inference_mode(False):  # tensors made in it could not be copied along with their owner
+                self.copies[key] = cast(grid, like)
+        return self.copies[key]
+
+
 def rates_at(table: Tensor, t: Tensor, like: Tensor) -> Rates:
     """Rates of the steps t (...), each (..., 1), from a schedule's table (6, S)."""
     return Rates(*cast(table, like)[:, t, None])

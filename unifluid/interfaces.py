@@ -73,6 +73,18 @@ class Cache(ABC):
     def reorder(self, rows: Tensor) -> None:
         """Keep the rows named by `rows` (B,), as beam search needs."""
 
+    @abstractmethod
+    def clear(self) -> None:
+        """Zeros everywhere: what is not filled is looked at with weight 0, and must be finite."""
+
+    def restart(self, layout: Layout) -> None:
+        """Begin anew with `layout`, of the same shape, in the same storage."""
+        for own, new in zip(vars(self.layout).values(), vars(layout).values(), strict=True):
+            if own is not None:
+                own.copy_(new)
+        self.clear()
+        self.length = 0
+
 
 class Backbone(Part):
     """A decoder over embedded tokens with the prefix-LM attention of `layout.attention_mask`.
@@ -102,11 +114,13 @@ class Backbone(Part):
         """Text ids (...,) -> embeddings (..., D), scaled as the backbone expects its input."""
 
     @abstractmethod
-    def forward(self, x: Tensor, layout: Layout, cache: Cache | None = None) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, cache: Cache | None = None, at: Tensor | None = None) -> Tensor:
         """Embeddings x (B, L, D) -> hidden states (B, L, D), after the final norm.
 
         Without a cache `layout` is (B, L). With one, `layout` is `cache.layout` (B, C), x holds the positions
-        `cache.length : cache.length + L`, and the cache grows by L.
+        `cache.length : cache.length + L`, and the cache grows by L. With `at` (L,), numbers of positions on the device,
+        x holds those, and the cache counts as full: so no Python number changes from pass to pass, and one can be
+        recorded (`decoding.graphed`). Positions after them may be empty as yet; the attention rule hides them.
         """
 
     @abstractmethod

@@ -30,5 +30,6 @@ def normalised(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     """Images (B, 3, H, W) in [-1, 1] -> as a model was trained that wants (x − mean) / std of images in [0, 1]."""
     if {*mean, *std} == {0.5}:
         return image
-    mean, std = (image.new_tensor(values)[:, None, None] for values in (mean, std))
-    return (image * 0.5 + 0.5 - mean) / std
+    # Without waiting for the device, as `new_tensor` would.
+    mean, std = (torch.tensor(v, dtype=image.dtype).to(image.device, non_blocking=True) for v in (mean, std))
+    return (image * 0.5 + 0.5 - mean[:, None, None]) / std[:, None, None]

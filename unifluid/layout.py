@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Queries = slice | Tensor  # positions of a row: a slice, or their numbers (Q,) on the device
+
 
 @dataclass
 class Layout:
@@ -54,14 +56,12 @@ def may_attend(layout: Layout, row: Tensor, query: Tensor, key: Tensor, window: 
     return allowed & ((layout.positions[row, query] - layout.positions[row, key]).abs() < window)
 
 
-def attention_mask(layout: Layout, start: int = 0, stop: int | None = None, window: int | None = None) -> Tensor:
-    """Dense form of `may_attend`: (B, stop - start, L) bool for the queries start…stop, True where allowed."""
+def attention_mask(layout: Layout, queries: Queries = slice(None), window: int | None = None) -> Tensor:
+    """Dense form of `may_attend`: (B, Q, L) bool for Q queries, True where allowed."""
     rows, length = layout.segments.shape
     device = layout.segments.device
-    row = torch.arange(rows, device=device)[:, None, None]
-    query = torch.arange(start, length if stop is None else stop, device=device)[None, :, None]
-    key = torch.arange(length, device=device)[None, None, :]
-    return may_attend(layout, row, query, key, window)
+    row, column = torch.arange(rows, device=device), torch.arange(length, device=device)
+    return may_attend(layout, row[:, None, None], column[queries][None, :, None], column[None, None, :], window)
 
 
 def extend(layout: Layout, n: int, ahead: Tensor | None = None) -> Layout:

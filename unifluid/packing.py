@@ -70,10 +70,13 @@ def pack(
     return batch
 
 
-def pack_prompts(segments: list[Segment], formatter: Formatter) -> Batch:
-    """Prefixes only, one a row, right-aligned so that every suffix starts at the same column. Suffixes are ignored."""
+def pack_prompts(segments: list[Segment], formatter: Formatter, multiple: int = 1) -> Batch:
+    """Prefixes only, one a row, right-aligned so that every suffix starts at the same column. Suffixes are ignored.
+
+    Rows are as long as the longest prefix, rounded up to a `multiple`.
+    """
     lengths = [formatter.prefix_length(s) for s in segments]
-    longest = max(lengths)
+    longest = -(-max(lengths) // multiple) * multiple
     bare = [dataclasses.replace(s, suffix_ids=[], order=None, rounds=None, target=None, moments=None) for s in segments]
     placed = [(s, r, longest - n, 1) for r, (s, n) in enumerate(zip(bare, lengths, strict=True))]
     return _assemble(placed, formatter, len(segments), longest, lengths=formatter.prefix_length)

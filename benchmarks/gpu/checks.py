@@ -62,7 +62,9 @@ def flex_attention(bench: Bench) -> None:
         heads = HEADS, KEY_HEADS, KEY_HEADS
         q, k, v = (torch.randn(rows, h, length, width, device=device()).to(dtype) for h in heads)
         weights = torch.randn_like(q)
-        blocks, bias = (getattr(Pattern(layout, 0, length), kind)(case.window) for kind in ("blocks", "bias"))
+        blocks, bias = (
+            getattr(Pattern(layout, slice(0, length), length), kind)(case.window) for kind in ("blocks", "bias")
+        )
         flexible = partial(flex_attend, blocks=blocks, scale=SCALE, softcap=case.softcap)
         dense = partial(attend, bias=bias, scale=SCALE, softcap=case.softcap)
         exact = gradients(dense, (q.float(), k.float(), v.float()), weights.float(), backward)

@@ -248,7 +248,7 @@ def test_a_window_is_a_distance_in_positions(window):
     layout = tiny.layout(ROWS, 16, pad_left=True)
     expected = table(layout, window)
     assert torch.equal(attention_mask(layout, window=window), expected)
-    assert torch.equal(attention_mask(layout, 3, 9, window), expected[:, 3:9])
+    assert torch.equal(attention_mask(layout, slice(3, 9), window), expected[:, 3:9])
     index = torch.tensor([1]), torch.tensor([2]), torch.tensor([9])
     assert may_attend(layout, *index, window) == expected[1, 2, 9]
 
@@ -259,7 +259,7 @@ def test_a_window_is_a_distance_in_positions(window):
 @torch.no_grad()
 def test_flex_attention_equals_the_dense_form(window, softcap):
     layout = tiny.layout(ROWS, LENGTH)
-    pattern = Pattern(layout, 0, LENGTH)
+    pattern = Pattern(layout, slice(0, LENGTH), LENGTH)
     q, k, v = noise(2, 4, LENGTH, 8), noise(2, 2, LENGTH, 8, seed=1), noise(2, 2, LENGTH, 8, seed=2)
     dense = attend(q, k, v, pattern.bias(window), 0.5, softcap)
     assert (flex_attend(q, k, v, pattern.blocks(window), 0.5, softcap) - dense).abs().max() <= 1e-5

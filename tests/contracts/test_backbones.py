@@ -138,6 +138,23 @@ def test_cached_equals_uncached(backbone, chunks):
 
 
 @torch.no_grad()
+def test_positions_can_be_given_as_tensors_and_a_cache_be_filled_anew(backbone):
+    layout = tiny.layout([[(3, 7)], [(6, 7)], [(1, 7)]], 13, pad_left=True)
+    x = inputs(3, 13, backbone.width)
+    cache = backbone.new_cache(layout.map(torch.zeros_like), x.dtype)
+    backbone(x * float("nan"), cache.layout, cache)
+    cache.restart(layout)
+    parts = [backbone(x[:, :6], cache.layout, cache)]
+    for at in torch.arange(6, 13).split([1, 1, 2, 3]):
+        cached = backbone(x[:, at], cache.layout, cache, at)
+        parts.append(cached[:, -1:])
+    real = layout.segments > 0
+    chosen = torch.tensor([*range(6), 6, 7, 9, 12])
+    full = backbone(x, layout)[:, chosen]
+    assert (torch.cat(parts, 1) - full)[real[:, chosen]].abs().max() <= 1e-5
+
+
+@torch.no_grad()
 def test_a_cache_can_be_reordered_and_widened(backbone):
     layout = tiny.layout([[(3, 4)], [(5, 4)]], 9, pad_left=True)
     x = inputs(2, 9, backbone.width)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unifluid.layout import Layout, attention_mask, may_attend
+from unifluid.interfaces import Cache
+from unifluid.layout import Layout, Queries, attention_mask, may_attend
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -41,22 +42,31 @@ def attend(
         return (scores + bias).softmax(dim=-1).to(v.dtype) @ v
 
 
+def span(x: Tensor, cache: Cache | None, at: Tensor | None) -> tuple[Queries, int]:
+    """Which positions x (B, L, D) of `Backbone.forward` holds, and how many keys there are for them, from the first."""
+    if at is not None:
+        return at, cache.layout.segments.shape[1]
+    start = 0 if cache is None else cache.length
+    stop = start + x.shape[1]
+    return slice(start, stop), stop
+
+
 class Pattern:
-    """What the queries start…stop of one forward pass see of the keys 0…stop, as a mask for each kind of kernel.
+    """What the `queries` of one forward pass see of its first `keys` keys, as a mask for each kind of kernel.
 
     Layers ask for their own window; each mask is made once. `flexible` chooses FlexAttention, which skips blocks of the
     mask and never holds all scores; its queries are all positions.
     """
 
-    def __init__(self, layout: Layout, start: int, stop: int, flexible: bool = False):
-        self.layout, self.start, self.stop, self.flexible = layout, start, stop, flexible
+    def __init__(self, layout: Layout, queries: Queries, keys: int, flexible: bool = False):
+        self.layout, self.queries, self.keys, self.flexible = layout, queries, keys, flexible
         self._bias: dict[int | None, Tensor] = {}
         self._blocks: dict[int | None, BlockMask] = {}
 
     def bias(self, window: int | None = None) -> Tensor:
-        """(B, 1, stop − start, stop) fp32: 0 where a query may look, −inf elsewhere."""
+        """(B, 1, queries, keys) fp32: 0 where a query may look, −inf elsewhere."""
         if window not in self._bias:
-            allowed = attention_mask(self.layout, self.start, self.stop, window)[:, None, :, : self.stop]
+            allowed = attention_mask(self.layout, self.queries, window)[:, None, :, : self.keys]
             bias = torch.zeros(allowed.shape, device=allowed.device)
             self._bias[window] = bias.masked_fill_(~allowed, float("-inf"))
         return self._bias[window]

@@ -15,9 +15,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unifluid.backbones.attention import attend
+from unifluid.backbones.attention import attend, span
 from unifluid.interfaces import Backbone, Cache
-from unifluid.layout import Layout, attention_mask
+from unifluid.layout import Layout, Queries, attention_mask
 
 NORMS = {"rms": functools.partial(nn.RMSNorm, eps=1e-6), "layer": functools.partial(nn.LayerNorm, eps=1e-6, bias=False)}
 ACTIVATIONS = {"silu": F.silu, "gelu": functools.partial(F.gelu, approximate="tanh"), "relu": F.relu}
@@ -96,18 +96,16 @@ class Decoder(Backbone):
     def embed(self, ids: Tensor) -> Tensor:
         return self.embedding(ids) * math.sqrt(self.width)
 
-    def forward(self, x: Tensor, layout: Layout, cache: DecoderCache | None = None) -> Tensor:
-        start = 0 if cache is None else cache.length
-        stop = start + x.shape[1]
-        # Without a cache the keys are the queries; with one, all filled positions: columns after `stop` hold nothing.
-        allowed = attention_mask(layout, start, stop)[:, None, :, :stop]
+    def forward(self, x: Tensor, layout: Layout, cache: DecoderCache | None = None, at: Tensor | None = None) -> Tensor:
+        queries, keys = span(x, cache, at)
+        allowed = attention_mask(layout, queries)[:, None, :, :keys]
         dtype = self.compute_dtype(x)
         bias = torch.zeros(allowed.shape, dtype=dtype, device=x.device).masked_fill_(~allowed, float("-inf"))
-        rotation = rope(layout.positions[:, start:stop], self.head_width, self.rope_base, dtype)
+        rotation = rope(layout.positions[:, queries], self.head_width, self.rope_base, dtype)
         for index, block in enumerate(self.blocks):
-            x = block(x, bias, rotation, None if cache is None else cache.layer(index, start, stop))
+            x = block(x, bias, rotation, None if cache is None else cache.layer(index, queries, keys))
         if cache is not None:
-            cache.length = stop
+            cache.length = keys
         return self.norm(x)
 
     @staticmethod
@@ -120,7 +118,7 @@ class Decoder(Backbone):
         block = self.blocks[0]
         rows, capacity = layout.segments.shape
         shape = (len(self.blocks), 2, rows, block.kv_heads, capacity, self.head_width)
-        return DecoderCache(layout, torch.empty(shape, dtype=dtype, device=self.norm.weight.device))
+        return DecoderCache(layout, torch.zeros(shape, dtype=dtype, device=self.norm.weight.device))
 
 
 class Block(nn.Module):
@@ -181,16 +179,16 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class LayerCache:
-    """One layer's slice of a cache: where the next keys and values go."""
+    """One layer's slice of a cache: where the next keys and values go, and how many there are for them."""
 
-    def __init__(self, storage: Tensor, start: int, stop: int):
-        self.storage, self.start, self.stop = storage, start, stop
+    def __init__(self, storage: Tensor, queries: Queries, keys: int):
+        self.storage, self.queries, self.keys = storage, queries, keys
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new k, v (B, k, L, e) -> all keys and values so far."""
-        self.storage[0, :, :, self.start : self.stop] = k
-        self.storage[1, :, :, self.start : self.stop] = v
-        return self.storage[0, :, :, : self.stop], self.storage[1, :, :, : self.stop]
+        """Store the new k, v (B, k, L, e) -> all keys and values to attend to."""
+        for storage, new in zip(self.storage, (k, v), strict=True):
+            storage[:, :, self.queries] = new.to(storage.dtype)
+        return self.storage[0, :, :, : self.keys], self.storage[1, :, :, : self.keys]
 
 
 class DecoderCache(Cache):
@@ -199,9 +197,12 @@ class DecoderCache(Cache):
     def __init__(self, layout: Layout, storage: Tensor):
         self.layout, self.storage, self.length = layout, storage, 0
 
-    def layer(self, index: int, start: int, stop: int) -> LayerCache:
-        return LayerCache(self.storage[index], start, stop)
+    def layer(self, index: int, queries: Queries, keys: int) -> LayerCache:
+        return LayerCache(self.storage[index], queries, keys)
 
     def reorder(self, rows: Tensor) -> None:
         self.layout = self.layout.select(rows)
         self.storage = self.storage[:, :, rows]
+
+    def clear(self) -> None:
+        self.storage.zero_()

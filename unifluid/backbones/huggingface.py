@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from unifluid.backbones import pretrained as library
-from unifluid.backbones.attention import Pattern
+from unifluid.backbones.attention import Pattern, span
 from unifluid.interfaces import Backbone, Cache, Recorded, TextTokenizer
-from unifluid.layout import Layout
+from unifluid.layout import Layout, Queries
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -111,19 +111,21 @@ class HuggingFaceBackbone(Backbone):
     def embed(self, ids: Tensor) -> Tensor:
         return self.decoder.get_input_embeddings()(ids)
 
-    def forward(self, x: Tensor, layout: Layout, cache: HuggingFaceCache | None = None) -> Tensor:
-        start = 0 if cache is None else cache.length
-        stop = start + x.shape[1]
-        pattern = Pattern(layout, start, stop, flexible=x.is_cuda and cache is None)
+    def forward(
+        self, x: Tensor, layout: Layout, cache: HuggingFaceCache | None = None, at: Tensor | None = None
+    ) -> Tensor:
+        queries, keys = span(x, cache, at)
+        if cache is not None:
+            cache.queries, cache.keys = queries, keys
         h = self.decoder(
             inputs_embeds=x,
-            position_ids=layout.positions[:, start:stop],
+            position_ids=layout.positions[:, queries],
             past_key_values=cache,
             use_cache=False,  # makes no cache of the library's own
-            pattern=pattern,
+            pattern=Pattern(layout, queries, keys, flexible=x.is_cuda and cache is None),
         ).last_hidden_state
         if cache is not None:
-            cache.length = stop
+            cache.length = keys
         return h
 
     def new_cache(self, layout: Layout, dtype: torch.dtype) -> HuggingFaceCache:
@@ -156,23 +158,29 @@ class HuggingFaceBackbone(Backbone):
 
 
 class HuggingFaceCache(Cache):
-    """Static storage (B, k, C, e) for the keys and values of each layer, allocated when the layer first writes."""
+    """Static storage (B, k, C, e) for the keys and values of each layer, allocated when the layer first writes.
+
+    `queries` and `keys` are those of the current pass: the library hands on nothing but the cache itself.
+    """
+
+    queries: Queries
+    keys: int
 
     def __init__(self, layout: Layout, dtype: torch.dtype):
         self.layout, self.dtype, self.length = layout, dtype, 0
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
-        """Called by the library's layers: store keys and values of the new positions -> all so far."""
-        capacity, stop = self.layout.segments.shape[1], self.length + key.shape[2]
+        """Called by the library's layers: store keys and values of the new positions -> all to attend to."""
+        capacity = self.layout.segments.shape[1]
         if layer not in self.layers:
             self.layers[layer] = tuple(
-                x.new_empty((*x.shape[:2], capacity, x.shape[3]), dtype=self.dtype) for x in (key, value)
+                x.new_zeros((*x.shape[:2], capacity, x.shape[3]), dtype=self.dtype) for x in (key, value)
             )
         for storage, new in zip(self.layers[layer], (key, value), strict=True):
-            storage[:, :, self.length : stop] = new
+            storage[:, :, self.queries] = new.to(self.dtype)
         keys, values = self.layers[layer]
-        return keys[:, :, :stop], values[:, :, :stop]
+        return keys[:, :, : self.keys], values[:, :, : self.keys]
 
     def get_seq_length(self, layer: int = 0) -> int:
         """Asked by the library's models."""
@@ -181,3 +189,8 @@ class HuggingFaceCache(Cache):
     def reorder(self, rows: Tensor) -> None:
         self.layout = self.layout.select(rows)
         self.layers = {layer: (keys[rows], values[rows]) for layer, (keys, values) in self.layers.items()}
+
+    def clear(self) -> None:
+        for pair in self.layers.values():
+            for storage in pair:
+                storage.zero_()

@@ -34,16 +34,26 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 
 def prefill(
-    model: UniFluidModel, formatter: Formatter, prompts: list[Segment], room: int, ahead: Tensor | None = None
+    model: UniFluidModel,
+    formatter: Formatter,
+    prompts: list[Segment],
+    room: int,
+    ahead: Tensor | None = None,
+    multiple: int = 1,
+    cache: Cache | None = None,
 ) -> tuple[Tensor, Cache]:
     """Encode one prompt a row, right-aligned -> hidden state (B, D) of each separator, cache with `room` to go.
 
-    `ahead` (room,): see `Layout`, where what is to come comes in rounds.
+    `ahead` (room,): see `Layout`, where what is to come comes in rounds. `multiple`: rows are as long as one of it.
+    `cache`, one of before: it is filled anew where it has the right shape.
     """
-    batch = pack_prompts(prompts, formatter).to(model.boi.device)
+    batch = pack_prompts(prompts, formatter, multiple).to(model.boi.device)
     x = model.embed(batch)
     layout = extend(batch.layout, room, ahead)
     kind = x.device.type
     autocast = torch.is_autocast_enabled(kind)
-    cache = model.backbone.new_cache(layout, torch.get_autocast_dtype(kind) if autocast else x.dtype)
-    return model.backbone(x, layout, cache)[:, -1], cache
+    if cache is not None and cache.layout.segments.shape == layout.segments.shape:
+        cache.restart(layout)
+    else:
+        cache = model.backbone.new_cache(layout, torch.get_autocast_dtype(kind) if autocast else x.dtype)
+    return model.backbone(x, cache.layout, cache)[:, -1], cache

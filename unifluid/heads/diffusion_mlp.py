@@ -46,6 +46,7 @@ class DiffusionMLP(ImageHead):
         self.sampler, self.time_shift = sampler, time_shift
         self.token_dim, self.condition_dim = token_dim, condition_dim
         self.net = AdaLNMLP(token_dim, 2 * token_dim, condition_dim, depth, width)
+        self.grids = diffusion.Grids()
         self.schedule = diffusion.cosine_schedule(train_steps)
         self.table = self.schedule.table
 
@@ -71,7 +72,7 @@ class DiffusionMLP(ImageHead):
     ) -> Tensor:
         """Only ε is guided: the variance is that of the condition, branch 0."""
         schedule = self.respaced(len(noise) - 1)
-        guided = self.net.guided(diffusion.cast(schedule.timesteps.flip(0), noise), z, weights, interval)
+        guided = self.net.guided(self.grids.on(noise, schedule.timesteps.flip(0)), z, weights, interval)
 
         def predict(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
             out, w = guided(x)

@@ -56,6 +56,7 @@ class FlowMLP(ImageHead):
         self.token_dim, self.condition_dim = token_dim, condition_dim
         self.time_mean, self.time_std = time_mean, time_std
         self.sampler, self.time_shift, self.prediction = sampler, time_shift, prediction
+        self.grids = diffusion.Grids()
         self.net = AdaLNMLP(token_dim, token_dim, condition_dim, depth, width)
 
     def layers(self) -> list[nn.Module]:
@@ -83,7 +84,7 @@ class FlowMLP(ImageHead):
         """The guided velocity is the weighted sum of the branches'."""
         make_times, sampler = SAMPLERS[self.sampler]
         times = make_times(len(noise) - 1, self.time_shift)
-        t = diffusion.cast(times[:-1], noise)
+        t = self.grids.on(noise, times[:-1])
         guided = self.net.guided(TIME_UNIT * t, z, weights, interval)
 
         def predict(x: Tensor, k: int) -> Tensor:
