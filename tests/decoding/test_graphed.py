@@ -194,8 +194,8 @@ def test_the_first_call_warms_up_the_second_records(cuda):
     cuda.clear()
     work(torch.ones(2))
     work(torch.zeros(2))
-    assert cuda == ["stream", "graph pool", "/graph pool", "/stream", "replay", "replay"]
-    assert len(done) == 2 and done[1].tolist() == [0, 0]  # recorded once, on the buffer that is read
+    assert cuda == ["stream", "graph pool", "/graph pool", "/stream", "replay", "replay", "replay"]
+    assert len(done) == 3 and done[2].tolist() == [0, 0]  # recorded once, on the buffer that is read
 
 
 def test_without_a_graph_drawing_goes_on_and_says_why_once(cuda):
@@ -215,6 +215,17 @@ def test_without_a_graph_drawing_goes_on_and_says_why_once(cuda):
         for _ in range(3):
             assert made(torch.ones(3)).tolist() == [2, 2, 2]
     assert len(told) == 1 and "replay" not in cuda
+
+
+def test_a_graph_that_does_not_repeat_the_work_is_not_used(cuda, monkeypatch):
+    made = []
+    broken = SimpleNamespace(replay=lambda: made[-1].add_(1))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: broken)
+    work = CudaGraphs(lambda x: made.append(2 * x) or made[-1])
+    work(torch.ones(2))
+    with pytest.warns(UserWarning, match="no CUDA graph can be made.*: it does not repeat what it has recorded$"):
+        assert work(torch.ones(2)).tolist() == [2, 2]
+    assert work(torch.zeros(2)).tolist() == [0, 0]
 
 
 def test_a_cpu_asks_for_nothing_of_cuda(monkeypatch, model):

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+TOLERANCE = 1e-2  # of the largest value: as a recording's kernels may be others, and in bf16
 Work = Callable[..., Tensor]  # a function of tensors
 Recorder = Callable[[Work], Work]  # makes a function of the same results that is faster to call again and again
 
@@ -65,8 +66,8 @@ class CudaGraphs(Replayed):
     """CUDA graphs, which share their memory and give it back when this object goes.
 
     Weights are not copied. What autocast has cast of them stays where it is until the outermost autocast ends, and the
-    first call has cast all: no graph does it again, and none may be replayed after that end. Where no graph can be made
-    a warning says why, and the work goes on without.
+    first call has cast all: no graph does it again, and none may be replayed after that end. Where no graph can be
+    made, or it does not repeat what the work gives, a warning says why, and the work goes on without.
     """
 
     def __init__(self, work: Work):
@@ -94,7 +95,7 @@ class CudaGraphs(Replayed):
         return functools.partial(self.work, *buffers)
 
     def graph(self, buffers: list[Tensor]) -> Callable[[], Tensor]:
-        device, graph = buffers[0].device, torch.cuda.CUDAGraph()
+        device, graph, expected = buffers[0].device, torch.cuda.CUDAGraph(), self.work(*buffers).clone()
         # Only this thread is watched: others, such as a loader's that pins memory, may go on meanwhile. The outer
         # context chooses the device, and returns to its stream where a recording that fails does not.
         with (
@@ -107,6 +108,9 @@ class CudaGraphs(Replayed):
             graph.replay()
             return result
 
+        near = TOLERANCE * float(expected.nan_to_num().abs().max())
+        if not torch.allclose(replay(), expected, rtol=0.0, atol=near, equal_nan=True):
+            raise RuntimeError("it does not repeat what it has recorded")
         return replay
 
 
