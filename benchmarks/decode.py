@@ -19,8 +19,8 @@ from benchmarks.textbook import groups, masked_tokens, uncached_tokens
 from benchmarks.timing import agree, clocked, interleaved
 from unifluid.heads import DiffusionMLP
 
-TOLERANCES = {"fp32": 1e-4, "bf16": 2e-2}  # of hidden states and head trajectories
-PICTURES = {"fp32": 1e-4, "bf16": float("inf")}  # a token is read by all that follow: in bf16 roundings add up
+TOLERANCES = {"fp32": 1e-4, "bf16": 2e-2, "int8": 1e-4}  # of hidden states and head trajectories, called bare
+PICTURES = {"fp32": 1e-4, "bf16": float("inf"), "int8": float("inf")}  # tokens are read by all later: roundings add up
 MASKED = (256, 64)  # iterations of masked decoding
 
 
@@ -30,7 +30,8 @@ def run(bench: Bench) -> None:
     part = make_model(backbone, whole.image_head, (2, 4))
     for batch in (1, 16) if bench.options.full and not bench.tiny else (1,):
         for precision in TOLERANCES:
-            drawing, name = Drawing(whole, part, batch, 3 if bench.tiny else 100), f"batch {batch}, {precision}"
+            drawing = Drawing(whole, part, batch, 3 if bench.tiny else 100, int8=precision == "int8")
+            name = f"batch {batch}, {precision}"
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
                 if bench.wants(f"small picture, {name}"):
                     small_pictures(bench, drawing, name, precision)

@@ -30,9 +30,10 @@ class Drawing:
     part: UniFluidModel
     batch: int
     steps: int
+    int8: bool = False
 
     def __post_init__(self) -> None:
-        self.sampling = ImageSampling(self.steps, GUIDANCE, order="random", batch_size=self.batch)
+        self.sampling = ImageSampling(self.steps, GUIDANCE, order="random", batch_size=self.batch, int8=self.int8)
         self.examples = prompts(self.batch, PREFIX, vocabulary=min(1000, self.whole.backbone.vocab_size))
         self.formatter = make_formatter(self.whole)
         self.places, self.channels = self.whole.image_tokenizer.num_tokens, self.whole.image_tokenizer.token_dim
