@@ -105,6 +105,11 @@ def test_export_loads_back_equal(trained, tmp_path, weights):
         read(tmp_path / "out", "raw" if weights == "ema" else "ema")
 
 
+def test_whoever_may_read_the_folder_may_read_its_weights(trained, tmp_path):
+    export(trained[1], tmp_path / "out")
+    assert len({file.stat().st_mode for file in (tmp_path / "out").iterdir()}) == 1
+
+
 def test_an_export_in_half_precision_is_half_as_large(trained, tmp_path):
     _, path = trained
     export(path, tmp_path / "whole")

@@ -155,7 +155,10 @@ def export(
     (out / CONFIG_FILE).unlink(missing_ok=True)  # comes last: a folder that has it is complete
     partial = out / f".{WEIGHTS_FILE}.partial"
     try:  # clone: safetensors refuses tensors that share memory, as tied weights do
+        partial.touch()
+        mode = partial.stat().st_mode  # that of any file made here: safetensors lets nobody else read its own
         save_file({name: t.contiguous().clone() for name, t in stored.tensors.items()}, partial)
+        partial.chmod(mode)
         os.replace(partial, out / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
