@@ -154,7 +154,7 @@ def folder(tmp_path_factory) -> Path:
     fields = {"image": "a.png", "target": "a.png", "caption": "a cat", "prompt": "a cat", "question": "what is it?"}
     fields |= {"answers": ["a cat"], "instruction": "make it red", "meta": {"concept": "cat"}}
     rows = [{"task": task, **fields} for task in TASKS]
-    for split in ("train", "val", "test"):
+    for split in ("train", "val", "test", "extra"):
         (path / f"{split}.jsonl").write_text("\n".join(json.dumps(row) for row in rows * 3))
     features(path)
     distributed(path)

@@ -129,7 +129,7 @@ def test_lists_are_right_in_any_order():
 
 def test_mistakes(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "no task 'okvqua', did you mean okvqa?" in error_line(capsys, *convert("okvqua", "src"))
+    assert "no task 'okvqua'; did you mean okvqa?" in error_line(capsys, *convert("okvqua", "src"))
     assert "src: no such folder of official files" in error_line(capsys, *convert("okvqa", "src"))
     Path("src").mkdir()
     line = error_line(capsys, *convert("okvqa", "src"))
