@@ -7,13 +7,21 @@ then that of each of S steps. Steps count evaluations of the network, so that sa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from unifluid.diffusion import Rates, Schedule, shifted, step_log_variance
+
+
+def check_choice(sampler: str, known: Collection[str], time_shift: float) -> None:
+    """What a head is told of its sampling. Raises ValueError naming the argument that is wrong."""
+    if sampler not in known:
+        raise ValueError(f"sampler must be one of {', '.join(known)}, got {sampler!r}")
+    if time_shift <= 0:
+        raise ValueError(f"time_shift must be positive, got {time_shift}")
 
 
 def sample_diffusion(

@@ -39,10 +39,7 @@ class DiffusionMLP(ImageHead):
         time_shift: float = 1.0,
     ) -> None:
         super().__init__()
-        if sampler not in SAMPLERS:
-            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
-        if time_shift <= 0:
-            raise ValueError(f"time_shift must be positive, got {time_shift}")
+        samplers.check_choice(sampler, SAMPLERS, time_shift)
         self.sampler, self.time_shift = sampler, time_shift
         self.token_dim, self.condition_dim = token_dim, condition_dim
         self.net = AdaLNMLP(token_dim, 2 * token_dim, condition_dim, depth, width)

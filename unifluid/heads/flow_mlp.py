@@ -47,12 +47,9 @@ class FlowMLP(ImageHead):
         prediction: Literal["v", "x"] = "v",
     ) -> None:
         super().__init__()
-        if sampler not in SAMPLERS:
-            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+        samplers.check_choice(sampler, SAMPLERS, time_shift)
         if prediction not in ("v", "x"):
             raise ValueError(f"prediction must be v or x, got {prediction!r}")
-        if time_shift <= 0:
-            raise ValueError(f"time_shift must be positive, got {time_shift}")
         self.token_dim, self.condition_dim = token_dim, condition_dim
         self.time_mean, self.time_std = time_mean, time_std
         self.sampler, self.time_shift, self.prediction = sampler, time_shift, prediction
