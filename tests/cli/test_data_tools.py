@@ -93,12 +93,13 @@ def test_check_looks_at_what_only_callbacks_use(folder, tmp_path, capsys):
     config = yaml.safe_load(path.read_text())
     own, other = folder_config(folder), folder_config(tmp_path / "nowhere")
     grid = {"class_path": "callbacks.SampleGrid", "init_args": {"datasets": [own, other]}}
-    config["trainer"]["callbacks"] = [grid]
-    path.write_text(yaml.safe_dump(config))
-    message = error_line(capsys, "data", "check", "--config", path, "--allow-module", "tiny")
-    assert message.startswith(
-        f"not fit to train on: callbacks.SampleGrid.datasets.1 ({tmp_path}/nowhere/train.jsonl: no"
-    )
+    for callbacks in ([grid], grid):
+        config["trainer"]["callbacks"] = callbacks
+        path.write_text(yaml.safe_dump(config))
+        message = error_line(capsys, "data", "check", "--config", path, "--allow-module", "tiny")
+        assert message.startswith(
+            f"not fit to train on: callbacks.SampleGrid.datasets.1 ({tmp_path}/nowhere/train.jsonl: no"
+        )
 
 
 def test_check_takes_a_file_and_names_ten(tmp_path, capsys):

@@ -99,9 +99,13 @@ def test_an_exported_model_is_evaluated_like_its_checkpoint(tmp_path, capsys):
             found[path] = re.findall(r"\d+\.\d{6,}", capsys.readouterr().out)
         assert found[path] == found[run / "last.ckpt"] != []
     assert found[tmp_path / "ema"] != found[tmp_path / "raw"]
-    (tmp_path / "other.yaml").write_text(SCORE.format(folder=tmp_path))
-    assert main(["test", "--config", f"{tmp_path}/other.yaml", "--ckpt_path", f"{tmp_path}/ema", *TRUST]) == 0
-    assert json.loads((tmp_path / "scores.json").read_text())["weights/qa"] == "ema"
+    for folder in (tmp_path, tmp_path / "EMA"):  # whatever is called so
+        (tmp_path / "other.yaml").write_text(SCORE.format(folder=folder))
+        assert main(["test", "--config", f"{tmp_path}/other.yaml", "--ckpt_path", f"{tmp_path}/ema", *TRUST]) == 0
+        assert json.loads((folder / "scores.json").read_text())["weights/qa"] == "ema"
+    one = ["--trainer.callbacks=callbacks.TrainSeconds"]
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump({"data": yaml.safe_load(SCORE.format(folder=tmp_path))["data"]}))
+    assert main(["validate", f"--config={tmp_path}/data.yaml", f"--ckpt_path={tmp_path}/ema", *one, *TRUST]) == 0
     line = error_line(capsys, *fit_arguments(tmp_path / "new", f"--ckpt_path={tmp_path / 'ema'}"))
     assert line.endswith(f"start from its weights with --model.init_args.init_from {tmp_path / 'ema'}")
     assert f"or --ckpt_path {tmp_path / 'ema'} and data" in error_line(capsys, "test", tmp_path / "ema")

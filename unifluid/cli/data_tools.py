@@ -19,6 +19,7 @@ from datamodules.formats.skipping import inspection
 from datamodules.moments import CachedMoments, write_moments
 from datamodules.sharding import write_shards
 from unifluid.cli.errors import Parser, condense, count
+from unifluid.cli.flags import callbacks_of
 from unifluid.cli.parts import image_tokenizer, instantiate, mixture, parse
 from unifluid.cli.trainer import prepare, settings
 from unifluid.configs import Config
@@ -162,7 +163,7 @@ def _datasets(args: list[str], scored: bool = False) -> dict[str, Config]:
         config = settings(args)
         found = _streams(config)
         if scored:
-            own = _of_callbacks(config["trainer"]["callbacks"] or [])
+            own = _of_callbacks(callbacks_of(config["trainer"]))
             found |= {name: data for name, data in own.items() if data not in found.values()}
     return {n: c["init_args"]["dataset"] if c["class_path"] in CACHED else c for n, c in found.items()}
 

@@ -11,6 +11,8 @@ from lightning.pytorch.utilities.model_summary import get_human_readable_count
 from rich import get_console
 from rich.table import Table
 
+from unifluid.cli.flags import callbacks_of
+
 
 class RunProgress(RichProgressBar):
     """Counts the run's optimizer steps, from where it goes on, and the time left until the last of them."""
@@ -74,9 +76,7 @@ def total_steps(trainer: L.Trainer) -> float:
 
 def callbacks(trainer: dict[str, Any]) -> list[L.Callback]:
     """Both, unless the settings turn them off or name others."""
-    named = trainer["callbacks"] or []
-    named = named if isinstance(named, list) else [named]
-    shown = []
+    named, shown = callbacks_of(trainer), []
     for flag, kind, ours in (
         ("enable_progress_bar", ProgressBar, RunProgress),
         ("enable_model_summary", ModelSummary, ModelTable),

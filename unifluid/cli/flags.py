@@ -1,4 +1,4 @@
-"""Settings that Lightning's Trainer accepts and the kit cannot work with: refused before anything starts."""
+"""Settings of Lightning's Trainer: those the kit cannot work with are refused before anything starts."""
 
 from __future__ import annotations
 
@@ -43,3 +43,9 @@ def warn_if_slow(precision: str, device: str) -> None:
             "trainer.precision 16-mixed is several times slower than 32-true on a CPU, which has no such arithmetic",
             stacklevel=2,
         )
+
+
+def callbacks_of(trainer: dict[str, Any]) -> list[Any]:
+    """The trainer takes one callback as well as a list."""
+    callbacks = trainer["callbacks"] or []
+    return callbacks if isinstance(callbacks, list) else [callbacks]

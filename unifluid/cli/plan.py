@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from unifluid.cli.errors import Parser, count
+from unifluid.cli.flags import callbacks_of
 
 if TYPE_CHECKING:
     from unifluid.modules.unifluid import UniFluid
@@ -53,12 +54,6 @@ def make_parser(command: str) -> Parser:
     parser.add_argument("--answer-tokens", type=count, default=24, metavar="N", help="ids of an answer, mean (24)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser
-
-
-def callbacks_of(trainer: dict[str, Any]) -> list[dict[str, Any]]:
-    """The trainer takes one callback as well as a list."""
-    callbacks = trainer["callbacks"] or []
-    return callbacks if isinstance(callbacks, list) else [callbacks]
 
 
 def plan(config: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:

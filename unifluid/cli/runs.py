@@ -9,10 +9,9 @@ from __future__ import annotations
 import argparse
 import atexit
 import os
-import re
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -22,8 +21,9 @@ from unifluid.configs import Config
 CONFIG = "config.yaml"
 
 
-def expand(command: str, args: list[str]) -> list[str]:
-    """`args` with what a run's folder or a checkpoint stand for written out.
+def expand(command: str, args: list[str]) -> tuple[list[str], bool]:
+    """`args` with what a run's folder or a checkpoint stand for written out; and whether the model comes from a
+    checkpoint that has an EMA, which then is what is judged.
 
     Raises ValueError or FileNotFoundError naming the folder or file.
     """
@@ -33,18 +33,16 @@ def expand(command: str, args: list[str]) -> list[str]:
         if any(arg.split("=")[0].split(".")[0] == flag for arg in args):
             raise ValueError(f"{flag} is for fit, {command} does not use it: leave it out")
     if command == "fit" or not args or any(map(_asks_for_help, args)):
-        return args
-    given = _given(args)
-    if given.model:
-        return args
-    checkpoint = given.checkpoint
+        return args, False
+    named, checkpoint = _model_and_checkpoint(args)
+    if named:
+        return args, False
     if checkpoint is None:
         raise ValueError(f"{command}: no model is named: give --ckpt_path FILE, a run's folder, or model.class_path")
     if checkpoint == "last":
         raise ValueError(f"--ckpt_path last is the checkpoint of a run: name its folder, unifluid {command} runs/mine")
     settings, averaged = _model_of(checkpoint)
-    judged = ["--trainer.callbacks+=callbacks.EMA"] if averaged and not given.ema else []
-    return ["--config", settings, *args, *judged]
+    return ["--config", settings, *args], averaged
 
 
 def _asks_for_help(arg: str) -> bool:
@@ -60,25 +58,17 @@ def _settings_of(folder: str) -> list[str]:
     return ["--config", str(path), "--trainer.default_root_dir", folder]
 
 
-class Given(NamedTuple):
-    """What flags and config files name."""
-
-    model: bool
-    checkpoint: str | None
-    ema: bool
-
-
-def _given(args: list[str]) -> Given:
+def _model_and_checkpoint(args: list[str]) -> tuple[bool, str | None]:
+    """Whether `args` name the class of the model; and the checkpoint they name, if any."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="append", default=[])
     for name in ("--ckpt_path", "--model"):
         parser.add_argument(name)
-    given, others = parser.parse_known_args(args)
+    given, _ = parser.parse_known_args(args)
     configs = [config for path in given.config if os.path.isfile(path) if (config := _yaml(path)) is not None]
     models = [given.model, *(_class_of(config.get("model")) for config in configs)]
     found = [given.ckpt_path, *(config.get("ckpt_path") for config in reversed(configs))]
-    callbacks = str([config.get("trainer") for config in configs]) + " ".join(others)
-    return Given(any(models), next(filter(None, found), None), re.search(r"\bEMA\b", callbacks) is not None)
+    return any(models), next(filter(None, found), None)
 
 
 def _yaml(path: str) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from callbacks.ema import EMA
 from callbacks.last import LastCheckpoint
 from callbacks.predictions import PredictionSettings, predictions
 from callbacks.schedule import Scheduled
@@ -76,8 +77,9 @@ class CLI(LightningCLI):
     stand for its config (`runs`).
     """
 
-    def __init__(self, command: str, args: list[str]):
-        self.command = command
+    def __init__(self, command: str, args: list[str], averaged: bool = False):
+        """`averaged`: an EMA is judged, whatever callbacks the settings list."""
+        self.command, self.averaged = command, averaged
         super().__init__(
             datamodule_class=L.LightningDataModule,
             subclass_mode_data=True,
@@ -129,6 +131,8 @@ class CLI(LightningCLI):
         self.trainer_defaults["callbacks"] = display.callbacks(settings)
         if self.command == "fit" and settings["enable_progress_bar"] is not False:
             self.trainer_defaults["callbacks"].append(Opening())
+        if self.averaged and not any(isinstance(callback, EMA) for callback in flags.callbacks_of(settings)):
+            self.trainer_defaults["callbacks"].append(EMA())
         if any(isinstance(callback, display.ModelTable) for callback in self.trainer_defaults["callbacks"]):
             kwargs["enable_model_summary"] = False  # Lightning's own, of which ours takes the place
         if self.command == "predict":
@@ -275,8 +279,9 @@ def prepare(args: list[str]) -> list[str]:
 
 
 def run(command: str, args: list[str]) -> None:
-    args = prepare(expand(command, args))
+    args, averaged = expand(command, args)
+    args = prepare(args)
     for message in EXPECTED:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(no_advertisement)
-    CLI(command, args)
+    CLI(command, args, averaged)
