@@ -21,7 +21,7 @@ from unifluid import heads, storage
 from unifluid.backbones import Decoder
 from unifluid.checkpoints import export, read, start_from
 from unifluid.configs import ALLOWED
-from unifluid.heads import FlowMLP
+from unifluid.heads import DiffusionMLP, FlowMLP
 from unifluid.tokenizers import SentencePiece, SmallKL
 
 TINY = (*ALLOWED, "tiny")
@@ -299,6 +299,20 @@ def test_another_shape_or_no_common_name_is_an_error(trained, tmp_path):
     rewrite(path, tmp_path / "other.ckpt", lambda c: c.update(state_dict={"x": torch.ones(1)}, ema={}))
     with pytest.raises(ValueError, match="no weight in .* has a name of this model"):
         start_from(module, tmp_path / "other.ckpt")
+
+
+def test_a_part_of_another_class_begins_anew(trained, tmp_path):
+    """To exchange the head of a trained model; the rest is taken as ever."""
+    _, path = trained
+    module = make_module(image_head=functools.partial(DiffusionMLP, **tiny.HEAD | {"width": 24}))
+    module.configure_model()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    with pytest.warns(UserWarning, match="image_head begins anew, DiffusionMLP here, FlowMLP there"):
+        start_from(module, path, "raw")
+    stored = read(path, "raw").tensors
+    for name, tensor in module.state_dict().items():
+        expected = before if name.startswith("model.image_head.") else stored
+        assert torch.equal(tensor, expected[name]), name
 
 
 def test_start_from_brings_the_vocabulary_along(trained, tmp_path):

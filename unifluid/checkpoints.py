@@ -250,9 +250,10 @@ def _bytes(tensor: Tensor) -> bytes:
 def start_from(module: L.LightningModule, path: str | Path, weights: Weights | None = None) -> None:
     """Take weights and tokenizer from `path` into a fresh module; what is missing or extra is reported once.
 
-    A part that names other weights than the model in `path` began with keeps them. Raises ValueError for a tensor of
-    another shape, where no name matches, or where the module names another text tokenizer: embeddings mean nothing
-    without the vocabulary they were learned with.
+    A part that names other weights than the model in `path` began with keeps them; one of another class that these do
+    not fit begins anew. Raises ValueError for a tensor of another shape in a part of the same class, where no name
+    matches, or where the module names another text tokenizer: embeddings mean nothing without the vocabulary they were
+    learned with.
     """
     stored = _read_paligemma(module, Path(path)) if is_paligemma(path) else read(path, weights)
     kept = keep_named(describe(module), stored, "model.")
@@ -260,9 +261,14 @@ def start_from(module: L.LightningModule, path: str | Path, weights: Weights | N
         _take_tokenizer(module, stored)
     state = module.state_dict()
     own, given = ({_bare(name): name for name in names} for names in (state, stored.tensors))
-    shared = own.keys() & given.keys()
-    if not shared:
+    if not own.keys() & given.keys():
         raise ValueError(f"model.init_from: no weight in {path} has a name of this model")
+    for part, classes in other_parts(describe(module), stored.config).items():
+        names = {name for name in own.keys() & given.keys() if name.startswith(f"model.{part}.")}
+        if any(state[own[name]].shape != stored.tensors[given[name]].shape for name in names):
+            rank_zero_warn(f"init_from: {part} begins anew, {classes}")
+            given = {name: full for name, full in given.items() if not name.startswith(f"model.{part}.")}
+    shared = own.keys() & given.keys()
     for name in sorted(shared):
         ours, theirs = tuple(state[own[name]].shape), tuple(stored.tensors[given[name]].shape)
         if ours != theirs:
@@ -295,6 +301,16 @@ def keep_named(here: Config, stored: Stored, prefix: str = "") -> tuple[str, ...
                 f"init_from: {name} keeps the weights {own} that it names; null there takes those of {stored.path}"
             )
     return tuple(prefixes)
+
+
+def other_parts(here: Config, there: Config) -> dict[str, str]:
+    """The parts that are of another class in `there`, and both classes in words."""
+    began, classes = parts(there) if there.get("init_args") else {}, {}
+    for name, part in parts(here).items():
+        ours, theirs = part["class_path"], began.get(name, part)["class_path"]
+        if ours != theirs:
+            classes[name] = f"{ours.rpartition('.')[2]} here, {theirs.rpartition('.')[2]} there"
+    return classes
 
 
 def _file_of(part: Any) -> str | None:
