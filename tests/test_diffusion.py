@@ -178,6 +178,35 @@ def test_ancestral_sampling_of_gaussian_data(steps):
     assert (missing > 0).all() and (missing < 5e-5).all()
 
 
+@pytest.mark.parametrize("start", [0.99, 0.98])
+def test_a_little_less_noise_to_start_from_changes_little(start):
+    """What is left out is the noise's last percent, where the means are small: √ᾱ is .016 there, .031 at two."""
+    schedule = diffusion.respaced(diffusion.cosine_schedule(T), 100, start=start)
+    assert schedule.timesteps[0] == 0 and schedule.timesteps[-1] == start * T - 1
+    mean, std = mean_and_std(gaussian_diffusion(schedule))
+    missing = schedule.alpha_bar[-1].sqrt() * MEANS
+    assert ((mean - MEANS).abs() <= missing.abs() + 1e-3).all() and (std - STDS).abs().max() < 0.02
+
+
+def test_an_error_of_the_first_steps_is_not_magnified_from_a_start_below_the_last():
+    """A network is right to a hundredth at most after short training: from the last step that is 3 in the token."""
+    spread = {}
+    for start in (1.0, 0.99):
+        schedule = diffusion.respaced(diffusion.cosine_schedule(T), 100, start=start)
+        bars = schedule.alpha_bar.flip(0).tolist()
+
+        def predict(x: Tensor, k: int, bars: list[float] = bars) -> tuple[Tensor, Tensor]:
+            """Of data that are all 0, off by a hundredth at high noise."""
+            return x / math.sqrt(1 - bars[k]) + 0.01 * (bars[k] < 1e-3), torch.full_like(x, -1)
+
+        # Half a way: what the rest makes of it is the network's business.
+        x = torch.zeros(1, dtype=torch.float64)
+        for k, rates in enumerate(Rates(*column) for column in schedule.table.T.flip(0)[:3].tolist()):
+            x = x / rates.root_alpha - rates.eps_scale * predict(x, k)[0]
+        spread[start] = x.abs().item()
+    assert spread[1.0] > 1 and spread[0.99] < 0.1, spread
+
+
 def test_ancestral_temperature_scales_the_step_noise_only():
     schedule = diffusion.respaced(diffusion.cosine_schedule(T), 20)
     plain, cool = gaussian_diffusion(schedule), gaussian_diffusion(schedule, 0.5)

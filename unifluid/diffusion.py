@@ -60,14 +60,19 @@ def cosine_schedule(steps: int = 1000) -> Schedule:
     return Schedule(torch.arange(steps, device="cpu"), (1 - beta).cumprod(0))
 
 
-def respaced(schedule: Schedule, steps: int, shift: float = 1.0) -> Schedule:
+def respaced(schedule: Schedule, steps: int, shift: float = 1.0, start: float = 1.0) -> Schedule:
     """`steps` of the schedule's steps from its first to its last, evenly spaced (iDDPM section 4) or `shifted`.
 
-    Raises ValueError unless 2 <= steps <= T, and where so large a shift leaves some steps no place of their own.
+    `start`: share of the schedule that counts, without the noisiest steps. Raises ValueError unless 2 <= steps <= T, the
+    steps that count, and where so large a shift leaves some steps no place of their own.
     """
-    total = len(schedule.timesteps)
+    trained = len(schedule.timesteps)
+    total = round(start * trained)
     if not 2 <= steps <= total:
-        raise ValueError(f"a diffusion head trained with {total} steps samples in 2 to {total} steps, not {steps}")
+        begun = f", {total} of them from start {start}," if total < trained else ""
+        raise ValueError(
+            f"a diffusion head trained with {trained} steps{begun} samples in 2 to {total} steps, not {steps}"
+        )
     if shift == 1:
         # Summed, not multiplied, and rounded half to even: exactly the steps that published checkpoints are sampled at.
         kept = [round(place) for place in accumulate(repeat((total - 1) / (steps - 1), steps - 1), initial=0.0)]

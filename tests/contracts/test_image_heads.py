@@ -17,7 +17,7 @@ from unifluid.interfaces import ImageHead
 TOKEN, CONDITION = 4, 8
 SMALL = dict(depth=2, width=64)
 VARIANTS = {  # a class that is not named here is built with its defaults
-    "DiffusionMLP": [SMALL, SMALL | dict(sampler="dpm++", time_shift=2.0)],
+    "DiffusionMLP": [SMALL, SMALL | dict(sampler="dpm++", time_shift=2.0), SMALL | dict(start=0.9)],
     "FlowMLP": [
         *(SMALL | dict(sampler=sampler) for sampler in ("ode", "midpoint", "heun", "sde")),
         SMALL | dict(prediction="x", time_shift=2.0),

@@ -249,7 +249,7 @@ def test_a_sampler_can_be_chosen_for_the_head(monkeypatch, model, formatter):
 def test_what_a_part_does_not_leave_to_drawing_cannot_be_chosen(model):
     with (
         pytest.raises(ValueError, match="sampler cannot be chosen for drawing: .* has nothing like it"),
-        drawn_with(model.backbone, sampler="ode"),
+        drawn_with(model.backbone, {"sampler": "ode"}),
     ):
         pass
 

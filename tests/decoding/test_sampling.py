@@ -49,6 +49,8 @@ def test_plain_settings_become_what_they_say():
         ({"steps": 1001}, "samples in 2 to 1000 steps, not 1001"),
         ({"steps": 1000, "time_shift": 2.0}, "time_shift 2.0 is too large"),
         ({"time_shift": -1.0}, "time_shift must be positive"),
+        ({"start": 0.0}, "start must be a share of the noise schedule, above 0 and up to 1, got 0.0"),
+        ({"start": 0.05, "steps": 60}, "1000 steps, 50 of them from start 0.05, samples in 2 to 50 steps, not 60"),
         ({"sampler": "ode"}, "sampler must be one of ancestral"),
         ({"candidates": 2}, "candidates are read back as captions"),
     ],

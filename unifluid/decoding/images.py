@@ -81,9 +81,8 @@ def _draw(
     n, size = len(examples), model.image_tokenizer.image_size
     images = torch.empty(n, 3, size, size, dtype=torch.uint8)  # made outside inference mode, so that callers may write
     head = model.image_head
-    chosen = drawn_with(head, sampler=sampling.sampler, time_shift=sampling.time_shift)
     recorder = recorder or recorder_for(model.boi.device)
-    with inference(model), chosen, packed(model.backbone, head, int8=sampling.int8):
+    with inference(model), drawn_with(head, sampling.of_head), packed(model.backbone, head, int8=sampling.int8):
         places = Places(model, formatter, sampling.temperature, sampling.interval, recorder)
         for start in range(0, n, sampling.batch_size):
             part = slice(start, start + sampling.batch_size)

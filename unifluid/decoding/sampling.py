@@ -17,8 +17,9 @@ from unifluid.nearest import did_you_mean
 from unifluid.sequence import Formatter, Order, make_order, round_sizes
 
 WHOLE = ("steps", "late_steps", "rounds", "batch_size", "candidates")
-FINITE = ("guidance", "source_guidance", "temperature", "time_shift")
+FINITE = ("guidance", "source_guidance", "temperature", "time_shift", "start")
 TEXT = ("candidates_prompt", "sampler")
+OF_HEAD = ("sampler", "time_shift", "start")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class ImageSampling:
             those that the model was trained for. Left out, a token at a time.
         late_steps: head steps for the last image token, to which those of the others fall linearly from `steps`: the
             more of an image is there, the easier its next token (DiSA, 2505.20297). Left out, all have `steps`.
-        sampler, time_shift: of the head, in place of its own; see there.
+        sampler, time_shift, start: of the head, in place of its own; see there.
         interval: share of a token's head steps, from noise to token, in which guidance counts (2404.07724).
         int8: on a CPU, large matrices of backbone and image head in 8 bits: several times faster, a little coarser.
     """
@@ -59,6 +60,7 @@ class ImageSampling:
     late_steps: int | None = None
     sampler: str | None = None
     time_shift: float | None = None
+    start: float | None = None
     interval: Interval = (0.0, 1.0)
     int8: bool = False
 
@@ -81,6 +83,11 @@ class ImageSampling:
             raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
         if not isinstance(self.int8, bool):
             raise ValueError(f"int8 must be true or false, got {self.int8!r}")
+
+    @property
+    def of_head(self) -> dict[str, Any]:
+        """What is the image head's own, where it is given."""
+        return {name: value for name in OF_HEAD if (value := getattr(self, name)) is not None}
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], where: str) -> ImageSampling:
@@ -110,7 +117,7 @@ def check_sampling(
         sizes_of(sampling.rounds, formatter)
         if sampling.order is not None:
             make_order(sampling.order, formatter.num_target_tokens, torch.Generator())
-        with drawn_with(model.image_head, sampler=sampling.sampler, time_shift=sampling.time_shift):
+        with drawn_with(model.image_head, sampling.of_head):
             model.image_head.check_steps(sampling.steps)
             model.image_head.check_steps(sampling.steps if sampling.late_steps is None else sampling.late_steps)
     except ValueError as error:
@@ -132,9 +139,8 @@ def sizes_of(rounds: int | None, formatter: Formatter) -> list[int]:
 
 
 @contextmanager
-def drawn_with(part: Part, **arguments: Any) -> Iterator[None]:
-    """Within it, `part` draws with those `arguments` that are not None. Raises ValueError naming one it has not."""
-    chosen = {name: value for name, value in arguments.items() if value is not None}
+def drawn_with(part: Part, chosen: dict[str, Any]) -> Iterator[None]:
+    """Within it, `part` draws with the arguments `chosen`. Raises ValueError naming one it has not."""
     for name in chosen.keys() - set(part.drawing):
         choices = " and ".join(part.drawing) or "nothing like it"
         raise ValueError(f"{name} cannot be chosen for drawing: {type(part).__name__} has {choices}")
