@@ -63,8 +63,8 @@ def cosine_schedule(steps: int = 1000) -> Schedule:
 def respaced(schedule: Schedule, steps: int, shift: float = 1.0, start: float = 1.0) -> Schedule:
     """`steps` of the schedule's steps from its first to its last, evenly spaced (iDDPM section 4) or `shifted`.
 
-    `start`: share of the schedule that counts, without the noisiest steps. Raises ValueError unless 2 <= steps <= T, the
-    steps that count, and where so large a shift leaves some steps no place of their own.
+    `start`: share of the schedule that counts, without the noisiest steps. Raises ValueError for fewer than two steps
+    or more than count, and where so large a shift leaves some steps no place of their own.
     """
     trained = len(schedule.timesteps)
     total = round(start * trained)

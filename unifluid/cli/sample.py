@@ -102,9 +102,7 @@ def _add_image_options(how: argparse._ArgumentGroup, command: str) -> None:
     how.add_argument("--late-steps", type=int, help="of the last token, to which those of the others fall (as --steps)")
     how.add_argument("--sampler", help="of the head: ode, midpoint, heun, sde; ancestral, dpm++ (the model's own)")
     how.add_argument("--time-shift", type=float, help="above 1: more of the steps near noise (the model's own)")
-    how.add_argument(
-        "--start", type=float, help="of a diffusion head's noise: .99 after short training (the model's own)"
-    )
+    how.add_argument("--start", type=float, help="of a diffusion head: .99 leaves out the last noise (the model's own)")
     how.add_argument("--guidance", type=float, help="classifier-free guidance scale (1: none)")
     how.add_argument(
         "--guidance-schedule", dest="schedule", help="over the image tokens: constant, linear, cosine, none"

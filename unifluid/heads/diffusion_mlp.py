@@ -17,9 +17,9 @@ SAMPLERS = {"ancestral": samplers.sample_diffusion, "dpm++": samplers.sample_dpm
 class DiffusionMLP(ImageHead):
     """Published sizes, depth × width: 6×1024, 8×1280, 12×1536. Times are the integer steps 0 … train_steps - 1.
 
-    The first of 100 sampling steps divides by √α = 1/316 and x is never clipped: until ε is predicted to a thousandth at
-    the last timesteps, which takes long training, all samples are huge. A `start` of .99 leaves these timesteps out,
-    where a token is seen at a sixtieth of the noise; no other step then divides by less than a half.
+    The first of 100 sampling steps divides by √α = 1/316 and x is never clipped: until ε is predicted to a thousandth
+    at the last timesteps, which takes long training, all samples are huge. A `start` of .99 leaves those out; there a
+    token has a sixtieth of the noise's size, and no step of 100 then divides by less than a half.
 
     Args:
         sampler: "ancestral" (MAR; temperature scales the step noise) or "dpm++" (DPM-Solver++ 2M, for fewer steps;
