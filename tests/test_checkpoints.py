@@ -232,6 +232,20 @@ def test_settings_newer_than_a_checkpoint_had_their_default(trained, tmp_path):
         go_on(make_module(lam=0.3, prefix="causal"), tmp_path / "old.ckpt", tmp_path)
 
 
+@pytest.mark.parametrize("run", [go_on, check])
+def test_settings_of_parts_newer_than_a_checkpoint_had_their_default_too(trained, tmp_path, run):
+    _, path = trained
+
+    def age(checkpoint):
+        del checkpoint["config"]["init_args"]["image_head"]["init_args"]["prediction"]
+
+    rewrite(path, tmp_path / "old.ckpt", age)
+    head = flow(prediction="v")  # the default, said
+    run(make_module(lam=0.3, image_head=head), tmp_path / "old.ckpt", tmp_path)
+    with pytest.raises(ValueError, match=r"^model\.image_head\.prediction is x here but v in the checkpoint"):
+        run(make_module(lam=0.3, image_head=flow(prediction="x")), tmp_path / "old.ckpt", tmp_path)
+
+
 def test_an_evaluation_reads_a_prefix_as_training_did(trained, tmp_path):
     _, path = trained
     trainer = make_trainer(tmp_path)

@@ -10,7 +10,7 @@ import tiny
 from toy import make_module
 
 from unifluid.backbones import Decoder
-from unifluid.configs import ALLOWED, build, describe, difference, factory_of
+from unifluid.configs import ALLOWED, NOT_SET, build, describe, difference, factory_of
 from unifluid.interfaces import Recorded
 
 TINY = (*ALLOWED, "tiny")
@@ -66,7 +66,7 @@ def test_the_first_difference_is_named():
 def test_a_difference_inside_a_dict_is_named():
     here, there = describe(Odd({"a": {"b": 1}, "c": 2})), describe(Odd({"a": {"b": 3}, "c": 2}))
     assert difference(here, there) == ("value.a.b", 1, 3)
-    assert difference(here, describe(Odd({}))) == ("value.a.b", 1, None)
+    assert difference(here, describe(Odd({}))) == ("value.a.b", 1, NOT_SET)
 
 
 def make_module_built(**options):

@@ -13,6 +13,7 @@ import unifluid
 from datamodules.images import to_tensor
 from datamodules.shapes import Shapes
 from datamodules.shapes.analyser import ShapesAnalyser
+from unifluid.cli.main import main
 from unifluid.evaluation.geneval import score_images
 from unifluid.pipeline import Pipeline
 from unifluid.sequence import Example
@@ -35,6 +36,13 @@ def examples(task: str) -> tuple[Shapes, list[Example]]:
 def as_on_the_card(right: list[bool], score: str) -> None:
     share, value = float(np.mean(right)), SCORES[score]
     assert abs(share - value) <= 3 * (max(value * (1 - value), 0.01) / N) ** 0.5, f"{score}: {share}, card {value}"
+
+
+def test_it_is_judged_by_the_command_on_its_card(tmp_path):
+    """That its stored settings are still those of its recipe, whatever has been added to its parts since."""
+    recipe = [f"--config={FOLDER.parents[1] / name}.yaml" for name in ("demo", "shapes")]
+    short = ["--trainer.limit_val_batches=1", "--trainer.callbacks=callbacks.TrainSeconds", "--trainer.accelerator=cpu"]
+    assert main(["validate", *recipe, f"--ckpt_path={FOLDER}", *short, f"--trainer.default_root_dir={tmp_path}"]) == 0
 
 
 def test_it_is_small():

@@ -7,7 +7,6 @@ model.safetensors, with config.json and tokenizer.model or tokenizer.json.
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unifluid import __version__, storage
-from unifluid.configs import ALLOWED, Config, build, describe, difference, parts
+from unifluid.configs import ALLOWED, Config, build, describe, difference, parts, with_defaults
 from unifluid.interfaces import TextTokenizer
 from unifluid.paligemma import is_paligemma, read_paligemma
 
@@ -191,9 +190,8 @@ def unpack_model(
     Raises ValueError naming the first setting in which the two differ; Lightning alone would say nothing. An evaluation
     compares what the weights belong to (`parts_only`): the parts of the model, not how they were trained or are drawn.
     """
-    here, there = describe(module), _stored_config(checkpoint, "the checkpoint")
-    if here["class_path"] == there["class_path"]:
-        there = _with_defaults(module, there)
+    here = describe(module)
+    there = with_defaults(_stored_config(checkpoint, "the checkpoint"), here)
     if parts_only:
         here, there = ({**config, "init_args": _of_weights(module, config)} for config in (here, there))
     for name in FREE:
@@ -218,13 +216,6 @@ def unpack_model(
         checkpoint["ema"] = {name: checkpoint["state_dict"][name].float() for name in averaged}
     if tokenizer is not None:
         tokenizer.load_state(_bytes(checkpoint["tokenizer"]))
-
-
-def _with_defaults(module: L.LightningModule, stored: Config) -> Config:
-    """Settings that are newer than the checkpoint had their default's effect in it."""
-    parameters = inspect.signature(type(module)).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    return {**stored, "init_args": defaults | stored["init_args"]}
 
 
 def _of_weights(module: L.LightningModule, config: Config) -> Config:

@@ -8,6 +8,7 @@ imported, and only `Recorded` classes are ever called.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,7 @@ from unifluid.interfaces import Part, Recorded
 
 Config = dict[str, Any]
 
+NOT_SET = "not set"
 ALLOWED = ("unifluid", "datamodules", "callbacks", "torch", "torchvision", "lightning", "timm")
 
 
@@ -52,8 +54,32 @@ def difference(here: Config, there: Config) -> tuple[str, Any, Any] | None:
     ours, theirs = dict(_settings(here)), dict(_settings(there))
     for name in dict.fromkeys([*ours, *theirs]):
         if name not in ours or name not in theirs or ours[name] != theirs[name]:
-            return name, ours.get(name), theirs.get(name)
+            return name, ours.get(name, NOT_SET), theirs.get(name, NOT_SET)
     return None
+
+
+def with_defaults(there: Config, here: Config) -> Config:
+    """A stored config with the arguments that `here` has and it has not: newer than it, they had their default's effect.
+
+    Parts are completed where both name the same class.
+    """
+    if there["class_path"] != here["class_path"]:
+        return there
+    defaults, given = _defaults(here["class_path"]), dict(there["init_args"])
+    for name, value in here["init_args"].items():
+        if name not in given and name in defaults:
+            given[name] = plain(defaults[name], name)
+        elif _is_config(value) and _is_config(given.get(name)):
+            given[name] = with_defaults(given[name], value)
+    return {**there, "init_args": given}
+
+
+def _defaults(class_path: str) -> dict[str, Any]:
+    """Of the arguments of a class in use."""
+    module, _, name = class_path.rpartition(".")
+    cls = getattr(import_module(module), name, None) if "<locals>" not in module else None
+    parameters = inspect.signature(cls).parameters.values() if cls is not None else ()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def parts(config: Config) -> dict[str, Any]:
