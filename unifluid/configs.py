@@ -59,7 +59,7 @@ def difference(here: Config, there: Config) -> tuple[str, Any, Any] | None:
 
 
 def with_defaults(there: Config, here: Config) -> Config:
-    """A stored config with the arguments that `here` has and it has not: newer than it, they had their default's effect.
+    """A stored config with the arguments that `here` has and it has not: newer, they had their default's effect in it.
 
     Parts are completed where both name the same class.
     """

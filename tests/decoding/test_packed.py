@@ -1,5 +1,10 @@
 """Linear layers from packed weights: the layers' own results, while something is drawn."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import tiny
 import torch
@@ -36,6 +41,29 @@ def test_in_autocast_they_compute_in_its_dtype(net):
             made = net(x)
     assert made.dtype == torch.bfloat16
     assert torch.allclose(made.float(), expected.float(), atol=2e-2)
+
+
+OLDER = """
+import torch
+from torch import nn
+from unifluid.decoding.packed import packed
+net = nn.Sequential(nn.Linear(512, 512))
+with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), packed(net):
+    assert net(torch.randn(2, 512)).isfinite().all()
+    assert "forward" not in vars(net[0])
+"""
+
+
+def test_where_a_cpu_has_no_instructions_for_the_dtype_layers_stay_as_they_are():
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}  # read once by a process
+    subprocess.run([sys.executable, "-c", OLDER], check=True, env=environment, cwd=Path(__file__).parents[2])
+
+
+def test_other_dtypes_and_parts_without_weights_stay_as_they_are(net):
+    with torch.inference_mode(), packed(net.double()):
+        assert net(torch.randn(2, 512, dtype=torch.float64)).dtype == torch.float64
+    with packed(nn.Identity()):
+        pass
 
 
 def test_eight_bits_are_near(net):

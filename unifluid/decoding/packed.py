@@ -22,7 +22,7 @@ def packed(*modules: nn.Module, int8: bool = False) -> Iterator[None]:
     """Within it the linear layers of `modules` compute from packed copies of their weights, in autocast's dtype if on.
 
     The same results up to rounding; with `int8` each output channel's weights and each call's inputs are rounded to
-    8 bits. Modules on other devices, and too large ones, stay as they are.
+    8 bits. Modules on other devices, too large ones, and all in a dtype this CPU has no kernels for stay as they are.
 
     Raises ValueError for `int8` on another device than a CPU.
     """
@@ -40,16 +40,32 @@ def packed(*modules: nn.Module, int8: bool = False) -> Iterator[None]:
 
 def _layers(module: nn.Module, int8: bool) -> list[nn.Linear]:
     linear = [layer for layer in module.modules() if type(layer) is nn.Linear and layer.weight.numel() >= SMALLEST]
-    device = next(module.parameters()).device.type
+    device = next((parameter.device.type for parameter in module.parameters()), "cpu")
     if int8 and device != "cpu":
         raise ValueError(f"int8 is for models on a CPU, this one is on {device}: leave int8 out")
     if device != "cpu" or not int8 and sum(layer.weight.numel() for layer in linear) > LARGEST:
         return []
-    return linear
+    return [layer for layer in linear if int8 or _has_kernels(_dtype(layer))]
+
+
+def _dtype(layer: nn.Linear) -> torch.dtype:
+    """That it computes in."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else layer.weight.dtype
+
+
+def _has_kernels(dtype: torch.dtype) -> bool:
+    """Of oneDNN: in half precision only CPUs with instructions for it, though all compute in it."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if dtype == torch.float16:
+        return torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    return dtype == torch.float32
 
 
 def _prepacked(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else layer.weight.dtype
+    dtype = _dtype(layer)
     bias = None if layer.bias is None else layer.bias.detach().to(dtype)
     weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(dtype), None)
 
