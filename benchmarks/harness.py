@@ -38,18 +38,19 @@ class Bench:
         self.repeats, self.cases = options.repeats, re.compile(options.cases)
         self.options, self.out = options, Path(options.out)
         self.about = {"commit": commit(), "hardware": hardware(), "tiny": options.tiny}
-        self.rows, self.notes = self._earlier(), []
+        self.rows, self.notes = self._earlier()
 
     @property
     def file(self) -> Path:
         return self.out / f"{self.name}.json"
 
-    def _earlier(self) -> list[Row]:
+    def _earlier(self) -> tuple[list[Row], list[str]]:
         if not self.file.exists():
-            return []
+            return [], []
         found = json.loads(self.file.read_text())
         same = {key: found.get(key) for key in self.about} == self.about
-        return found["rows"] if same and not str(found["commit"]).endswith("+") else []  # "+": code has changed since
+        kept = same and not str(found["commit"]).endswith("+")  # "+": code has changed since
+        return (found["rows"], found["notes"]) if kept else ([], [])
 
     def wants(self, case: str) -> bool:
         """Whether `--cases` asks for this case."""
@@ -106,7 +107,7 @@ class Bench:
 
     def note(self, text: str) -> None:
         """A line beneath the table."""
-        self.notes.append(text)
+        self.notes = [*(note for note in self.notes if note != text), text]
         self.say(text)
         self.write()
 

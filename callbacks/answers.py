@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import lightning as L
+
 from callbacks.blocks import Outcome
 from callbacks.texts import TextEvaluator
 from datamodules.base import ExampleDataset
@@ -44,6 +46,14 @@ class AnswerScore(TextEvaluator):
         if dataset.task != "answer":
             raise ValueError(f"AnswerScore needs a data set of task answer, got {dataset.task}")
         self.metric, self.types, self.submission = metric, types, submission
+
+    def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        super().prepare(trainer, module)
+        known = self.item(0).meta
+        if self.types is not None and self.types not in known:
+            raise ValueError(
+                f"AnswerScore.types: {self.types!r} is none of what is known of an example: {', '.join(known)}"
+            )
 
     def about(self) -> dict[str, Any]:
         return {"metric": type(self.metric).__name__}

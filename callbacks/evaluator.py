@@ -66,6 +66,8 @@ class Evaluator(Recorded, Scheduled):
         at_start: bool = False,
     ):
         super().__init__(every, at_end, every_epochs, at_start)
+        if show < 0:
+            raise ValueError(f"{type(self).__name__}.show must be a number of items, 0 for none, got {show}")
         self.dataset, self.prefix, self.sampling, self.seed = dataset, prefix, sampling, seed
         self.weights, self.show = weights, show
         self.device = torch.device("cpu")  # of the model, while it is judged

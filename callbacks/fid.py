@@ -122,8 +122,8 @@ class FID(FirstItems):
         """The statistics there are, None where there are none that fit. Raises ValueError where they were asked for."""
         if not self._path.exists():
             return None
-        real = read_statistics(self._path)
         try:
+            real = read_statistics(self._path)
             real.check(self._path, self._reference())
             if self._needs_features and real.features is None:
                 raise ValueError(f"{self._path}: holds no features, which kid and precision_recall need")

@@ -63,14 +63,14 @@ class GenEval(Evaluator):
     ):
         official = dataset.score_name if isinstance(dataset, GenEvalPrompts) else "geneval"
         super().__init__(dataset, (prefix or official) + detector.suffix + colours.suffix, sampling, **kwargs)
-        if min(n or 1, images_per_prompt) < 1:
+        if min(1 if n is None else n, images_per_prompt) < 1:
             raise ValueError(f"GenEval needs n and images_per_prompt of at least 1, got {n} and {images_per_prompt}")
         if not tags or not set(tags) <= set(TAGS):
             raise ValueError(f"GenEval.tags must be some of {', '.join(TAGS)}, got {', '.join(tags) or 'none'}")
         if keep is not None and self.weights == "both":
             raise ValueError("GenEval.keep is one folder: images of both weights would overwrite each other")
         self.detector, self.colours, self.keep = detector, colours, keep
-        self.n, self.images_per_prompt, self.tags = n or len(dataset), images_per_prompt, tuple(tags)
+        self.n, self.images_per_prompt, self.tags = len(dataset) if n is None else n, images_per_prompt, tuple(tags)
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Find files and prompts before anything else runs. Raises ValueError where there is no prompt of a tag."""

@@ -11,8 +11,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from callbacks.ema import find_ema
 from unifluid.storage import LAST
 
 
@@ -34,6 +35,10 @@ class LastCheckpoint(Checkpoint):
         self.every, self.minutes = every, minutes
         self._saved = 0  # the step last saved, or resumed from
         self.interrupted = False
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.training and checkpoint.get("ema") and find_ema(trainer) is None:
+            rank_zero_warn("this run keeps no average, so the checkpoint's EMA weights end here: add callbacks.EMA")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._saved = self._step = trainer.global_step

@@ -167,6 +167,11 @@ class Mixture(L.LightningDataModule):
             raise ValueError("data.streams needs at least one stream")
         if workers is not None and workers < 0:
             raise ValueError(f"data.workers must be at least 0, or null for what suits the machine, got {workers}")
+        if min(steps_per_epoch, validation_batch) < 1 or validation_examples < 0:
+            raise ValueError(
+                "data.steps_per_epoch and data.validation_batch must be at least 1, validation_examples 0 or more; "
+                f"got {steps_per_epoch}, {validation_batch} and {validation_examples}"
+            )
         self.counts = share_out(streams, rows)
         self.streams, self.validation = streams, validation or {}
         self.validation_examples, self.validation_batch = validation_examples, validation_batch

@@ -150,6 +150,8 @@ def export(
     stored, out = read(path, weights), Path(out)
     if dtype is not None:
         stored.tensors = {n: t.to(dtype) if t.is_floating_point() else t for n, t in stored.tensors.items()}
+        if name := next((n for n, t in stored.tensors.items() if not t.isfinite().all()), None):
+            raise ValueError(f"{path}: {name} has values too large for {str(dtype).removeprefix('torch.')}")
     out.mkdir(parents=True, exist_ok=True)
     (out / CONFIG_FILE).unlink(missing_ok=True)  # comes last: a folder that has it is complete
     partial = out / f".{WEIGHTS_FILE}.partial"

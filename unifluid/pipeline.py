@@ -22,7 +22,7 @@ from unifluid.checkpoints import Weights, read
 from unifluid.configs import ALLOWED
 from unifluid.decoding.images import decode, generate_images
 from unifluid.decoding.prefix import Progress
-from unifluid.decoding.sampling import ImageSampling
+from unifluid.decoding.sampling import ImageSampling, check_sampling
 from unifluid.decoding.text import TextSampling, generate_text
 from unifluid.modules.unifluid import UniFluid
 from unifluid.sequence import Example
@@ -130,11 +130,17 @@ class Pipeline:
     ) -> list[Image.Image]:
         """Each picture changed by its instruction; one picture or one instruction serves all of the other.
 
-        Raises ValueError where there are several of both and not as many of each.
+        Drawn once, however many candidates the model's own settings say. Raises ValueError where there are several of
+        both and not as many of each.
         """
         pairs = _pairs(_pictures(images), _texts(instructions, "instruction"))
         examples = [Example(str(i), "edit", image=x, instruction=t) for i, (x, t) in enumerate(pairs)]
-        return self._draw(examples, seed, indices, progress, watch, sampling)
+        return self._draw(examples, seed, indices, progress, watch, {"candidates": 1} | sampling)
+
+    def check(self, sampling: dict[str, Any], task: str) -> None:
+        """Raises ValueError, naming it, for a setting that pictures of `task` cannot be drawn with."""
+        model, formatter = self.module.model, self.module.formatter
+        check_sampling(replace(self.sampling, **sampling), model, formatter, task, [task])
 
     def caption(
         self,
@@ -178,7 +184,7 @@ class Pipeline:
         arguments = (self.module.model, self.module.formatter, examples, replace(self.sampling, **sampling), seed)
         seen = None if watch is None else lambda tokens, drawn: watch(self._so_far(tokens, drawn))
         with self._autocast():
-            return list(map(to_image, generate_images(*arguments, indices and list(indices), progress, seen)))
+            return list(map(to_image, generate_images(*arguments, _numbers(indices), progress, seen)))
 
     def _so_far(self, tokens: Tensor, drawn: Tensor) -> list[Image.Image]:
         """Pictures half drawn: tokens (M, N, d) decoded, and grey where `drawn` (M, N) says that there is none yet."""
@@ -196,10 +202,14 @@ class Pipeline:
     ) -> list[str]:
         arguments = (self.module.model, self.module.formatter, examples, TextSampling(**sampling), seed)
         with self._autocast():
-            return generate_text(*arguments, indices and list(indices), progress)
+            return generate_text(*arguments, _numbers(indices), progress)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.module.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
+
+
+def _numbers(indices: Sequence[int] | None) -> list[int] | None:
+    return None if indices is None else [int(index) for index in indices]
 
 
 def _texts(texts: str | Sequence[str], what: str) -> list[str]:

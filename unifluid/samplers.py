@@ -20,8 +20,8 @@ def check_choice(sampler: str, known: Collection[str], time_shift: float) -> Non
     """What a head is told of its sampling. Raises ValueError naming the argument that is wrong."""
     if sampler not in known:
         raise ValueError(f"sampler must be one of {', '.join(known)}, got {sampler!r}")
-    if time_shift <= 0:
-        raise ValueError(f"time_shift must be positive, got {time_shift}")
+    if not 0 < time_shift < math.inf:
+        raise ValueError(f"time_shift must be positive and finite, got {time_shift}")
 
 
 def sample_diffusion(

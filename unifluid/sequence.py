@@ -185,7 +185,7 @@ def centre_square(image: Tensor, size: int) -> Tensor:
 def make_order(order: Order, n: int, generator: torch.Generator) -> Tensor:
     """A permutation (N,): drawn, row-major, or the one given."""
     if isinstance(order, list):
-        if sorted(order) != list(range(n)):
+        if not all(isinstance(i, int) for i in order) or sorted(order) != list(range(n)):
             raise ValueError(f"order must be a permutation of 0…{n - 1}, got {order}")
         return torch.tensor(order)
     if order == "raster":

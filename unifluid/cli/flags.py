@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 PRECISIONS = {
@@ -33,15 +32,6 @@ def check(command: str, trainer: dict[str, Any]) -> None:
     if trainer["accumulate_grad_batches"] < 1:
         raise ValueError(
             f"trainer.accumulate_grad_batches must be at least 1, got {trainer['accumulate_grad_batches']}"
-        )
-
-
-def warn_if_slow(precision: str, device: str) -> None:
-    """`device`: the kind of device the trainer found."""
-    if device == "cpu" and precision == "16-mixed":
-        warnings.warn(
-            "trainer.precision 16-mixed is several times slower than 32-true on a CPU, which has no such arithmetic",
-            stacklevel=2,
         )
 
 

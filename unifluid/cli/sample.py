@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,10 @@ def run(command: str, args: list[str]) -> None:
     pipeline = load_pipeline(options)
     names = IMAGE_OPTIONS if command in DRAWING else TEXT_OPTIONS
     sampling = {name: value for name in names if (value := getattr(options, name, None)) is not None}
+    if command == "edit":
+        sampling["candidates"] = 1
+    if command in DRAWING:
+        pipeline.check(sampling, command)
     used = asdict(replace(pipeline.sampling, **sampling)) if command in DRAWING else sampling
     about = {"task": command, "ckpt": options.ckpt, "weights": pipeline.weights, "seed": options.seed, **used}
     if command in DRAWING:
@@ -191,22 +196,22 @@ def write(
     about: dict[str, Any],
     out: Path | None,
 ) -> None:
-    """Texts to the terminal and, where `out` is given, results.jsonl."""
-    made: list[str] = []
-    for indices, part, progress in chunks(items, sampling.get("batch_size", 32), command):
-        images = [item.images for item in part]
-        settings = {"seed": about["seed"], "indices": indices, "progress": progress, **sampling}
-        if command == "caption":
-            made += pipeline.caption(images, **settings)
-        else:
-            made += pipeline.answer(images, [item.text for item in part], **settings)
-    for item, text in zip(items, made, strict=True):
-        print(": ".join([*item.images, *([item.text] if item.text else []), text]))
-    if out is not None:
-        with (out / "results.jsonl").open("w", encoding="utf-8") as results:
-            for index, (item, text) in enumerate(zip(items, made, strict=True)):
-                asked = {TEXT[command]: item.text} if command in TEXT else {}
-                _record(results, {"id": item.id, "index": index, **asked, "text": text}, item, about)
+    """Texts to the terminal as they come and, where `out` is given, to results.jsonl."""
+    from tqdm import tqdm
+
+    with nullcontext() if out is None else (out / "results.jsonl").open("w", encoding="utf-8") as results:
+        for indices, part, progress in chunks(items, sampling.get("batch_size", 32), command):
+            images = [item.images for item in part]
+            settings = {"seed": about["seed"], "indices": indices, "progress": progress, **sampling}
+            if command == "caption":
+                made = pipeline.caption(images, **settings)
+            else:
+                made = pipeline.answer(images, [item.text for item in part], **settings)
+            for index, item, text in zip(indices, part, made, strict=True):
+                tqdm.write(": ".join([*item.images, *([item.text] if item.text else []), text]))  # beside the bar
+                if results is not None:
+                    asked = {TEXT[command]: item.text} if command in TEXT else {}
+                    _record(results, {"id": item.id, "index": index, **asked, "text": text}, item, about)
 
 
 def _record(results: Any, fields: dict[str, Any], item: Item, about: dict[str, Any]) -> None:

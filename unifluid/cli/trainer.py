@@ -149,7 +149,6 @@ class CLI(LightningCLI):
             trainer = super().instantiate_trainer(plugins=[*plugins, CheckpointIO()], **kwargs)
         except TypeError as error:  # Lightning's word for, say, devices: 7x
             raise ValueError(f"trainer: {error}") from error
-        flags.warn_if_slow(trainer.precision, trainer.strategy.root_device.type)
         if trainer.strategy.root_device.type == "cpu":  # training itself needs its cores
             warnings.filterwarnings("ignore", ".*does not have many workers")
         if settings["overfit_batches"]:  # Lightning takes it for validation as well, where it may be no batch at all
@@ -240,6 +239,7 @@ def check_arguments(args: list[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-c", "--config", action="append", default=[])
     known, rest = parser.parse_known_args(args)
+    named = [*SEEDS, *(name.replace(".init_args", "") for name in SEEDS)]  # jsonargparse takes the short form, too
     given = {argument.removeprefix("--").partition("=")[0]: "the command line" for argument in rest}
     for path in filter(os.path.isfile, known.config):
         try:
@@ -251,13 +251,13 @@ def check_arguments(args: list[str]) -> None:
         for name in ("trainer", "checkpoint") if config else ():
             if not isinstance(config.get(name, {}), dict):
                 raise ValueError(f"{path}: {name} holds settings by name, got {config[name]!r}")
-        for name in SEEDS:
+        for name in named:
             value: Any = config
             for key in name.split("."):
                 value = value.get(key) if isinstance(value, dict) else None
             if value is not None:
                 given[name] = path
-    for name in SEEDS:
+    for name in named:
         if name in given:
             raise ValueError(f"{name} is given in {given[name]}, but seed_everything decides it: give that instead")
 

@@ -15,7 +15,7 @@ from unifluid.decoding.guidance import branch_weights
 from unifluid.decoding.likelihood import likelihood_of_prompts
 from unifluid.decoding.packed import packed
 from unifluid.decoding.places import Places
-from unifluid.decoding.prefix import Progress, inference
+from unifluid.decoding.prefix import Progress, inference, numbers_of
 from unifluid.decoding.sampling import ImageSampling, check_candidates, drawn_with, sizes_of
 from unifluid.model import UniFluidModel
 from unifluid.sequence import Example, Formatter, make_order, round_layout, to_uint8
@@ -42,7 +42,7 @@ def generate_images(
     the device, CUDA graphs on a GPU.
     """
     n, candidates = len(examples), sampling.candidates
-    indices = list(range(n)) if indices is None else indices
+    indices = numbers_of(examples, indices)
     check_candidates(sampling, (example.task for example in examples))
 
     def drawn(k: int) -> Tensor:

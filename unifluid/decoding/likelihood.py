@@ -18,8 +18,8 @@ def log_likelihood(model: UniFluidModel, formatter: Formatter, examples: list[Ex
 
     Runs on the model's device, in the caller's autocast. Raises ValueError for an example without a text.
     """
-    if any(example.task not in TEXT_TASKS for example in examples):
-        raise ValueError("only captions and answers have a likelihood here")
+    if any(example.task not in TEXT_TASKS or not (example.caption or example.answers) for example in examples):
+        raise ValueError("only captions and answers have a likelihood here, and each must have its text")
     found = torch.zeros(len(examples))
     with inference(model):
         for start in range(0, len(examples), batch_size):

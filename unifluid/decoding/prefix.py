@@ -12,7 +12,7 @@ from unifluid.interfaces import Cache
 from unifluid.layout import extend
 from unifluid.model import UniFluidModel
 from unifluid.packing import pack_prompts
-from unifluid.sequence import Formatter, Segment
+from unifluid.sequence import Example, Formatter, Segment
 
 Progress = Callable[[float, int], None]  # (examples done, of how many); parts of an example count
 
@@ -31,6 +31,13 @@ def inference(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def numbers_of(examples: list[Example], indices: list[int] | None) -> list[int]:
+    """The numbers that draws for `examples` go by, default 0, 1, … Raises ValueError unless there is one for each."""
+    if indices is not None and len(indices) != len(examples):
+        raise ValueError(f"indices: give one for each example, got {len(indices)} for {len(examples)}")
+    return list(range(len(examples))) if indices is None else indices
 
 
 def prefill(

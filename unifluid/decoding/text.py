@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unifluid import randomness
 from unifluid.decoding.packed import packed
-from unifluid.decoding.prefix import Progress, inference, prefill
+from unifluid.decoding.prefix import Progress, inference, numbers_of, prefill
 from unifluid.model import UniFluidModel
 from unifluid.sequence import Example, Formatter, Segment
 
@@ -57,7 +57,7 @@ def generate_text(
 
     Control ids other than eos have no probability. Runs on the model's device, in the caller's autocast.
     """
-    indices = list(range(len(examples))) if indices is None else indices
+    indices = numbers_of(examples, indices)
     texts: list[str] = []
     with inference(model), packed(model.backbone):
         for start in range(0, len(examples), sampling.batch_size):
@@ -104,7 +104,7 @@ def sample(writer: Writer, temperature: float, top_p: float, u: Tensor) -> Tenso
     rows = torch.arange(len(u), device=u.device)  # whose texts are still being written
     for k in range(writer.max_tokens):
         logits = writer.logits()
-        chosen = nucleus(logits / temperature, top_p, u[rows, k]) if temperature > 0 else logits.argmax(-1)
+        chosen = nucleus(cooled(logits, temperature), top_p, u[rows, k]) if temperature > 0 else logits.argmax(-1)
         ids[rows, k] = chosen
         going = (chosen != writer.eos).nonzero()[:, 0]
         rows = rows[going]
@@ -114,6 +114,11 @@ def sample(writer: Writer, temperature: float, top_p: float, u: Tensor) -> Tenso
             writer.cache.reorder(going)
         writer.write(chosen[going])
     return ids
+
+
+def cooled(logits: Tensor, temperature: float) -> Tensor:
+    """Logits (B, V) at a temperature above 0, however low: the largest is 0."""
+    return (logits - logits.amax(-1, keepdim=True)) / max(temperature, 1e-30)
 
 
 def nucleus(logits: Tensor, top_p: float, u: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -100,6 +101,8 @@ class UniFluid(Trainable):
             raise ValueError("copies, row_length, max_prefix and max_suffix must be at least 1")
         if not min(position_scale, feature_scale, token_scale) >= 0:
             raise ValueError("position_scale, feature_scale and token_scale are sizes, at least 0")
+        if not (0 <= errors < math.inf and 0 <= lam < math.inf):
+            raise ValueError(f"errors and lam must be finite and not negative, got {errors} and {lam}")
         if not (0 <= prompt_dropout <= 1 and 0 <= source_dropout <= 1):
             raise ValueError(f"prompt_dropout and source_dropout are chances, got {prompt_dropout}, {source_dropout}")
         if prefix not in ("bidirectional", "causal"):
@@ -148,6 +151,8 @@ class UniFluid(Trainable):
             self.model.freeze(self.frozen)
         if self._trainer is not None:
             sampling = ImageSampling.from_settings(self.sampling, "model.sampling")
+            if sampling.int8:
+                raise ValueError("model.sampling.int8: 8 bits suit a machine, not a model: give --int8 when drawing")
             check_sampling(sampling, self.model, self.formatter, "model.sampling")
         # Only a fresh run reads files of weights. (trainer.fit(ckpt_path=…) sets ckpt_path later than this, so it reads
         # them in vain; the command line sets trainer.ckpt_path.)
