@@ -276,6 +276,14 @@ def test_global_draws_are_a_function_of_the_step(trained, tmp_path):
     assert resumed.seen == {2: whole.seen[2]}
 
 
+def test_values_too_large_for_half_precision_are_not_exported(trained, tmp_path):
+    _, path = trained
+    rewrite(path, tmp_path / "large.ckpt", lambda c: c["ema"]["model.boi"].fill_(1e6))
+    with pytest.raises(ValueError, match=r"model\.boi has values too large for float16"):
+        export(tmp_path / "large.ckpt", tmp_path / "half", dtype=torch.float16)
+    export(tmp_path / "large.ckpt", tmp_path / "brain", dtype=torch.bfloat16)
+
+
 def test_start_from_takes_weights_and_new_settings_win(trained, tmp_path):
     _, path = trained
     for weights in ("ema", "raw"):

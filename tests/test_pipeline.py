@@ -84,6 +84,26 @@ def test_one_serves_many(pipeline):
         pipeline.edit(images, ["a", "b", "c"])
 
 
+def test_draws_go_by_their_numbers(pipeline):
+    images, settings = [tiny.image(0), tiny.image(1)], {"max_tokens": 4, "temperature": 1.0}
+    assert pipeline.caption(images, indices=np.array([5, 7]), **settings) == [
+        pipeline.caption(image, indices=[i], **settings)[0] for image, i in zip(images, (5, 7), strict=True)
+    ]
+    for indices in ([0], [0, 1, 2]):
+        with pytest.raises(ValueError, match=f"indices: give one for each example, got {len(indices)} for 2"):
+            pipeline.caption(images, indices=indices)
+        with pytest.raises(ValueError, match=f"indices: give one for each example, got {len(indices)} for 2"):
+            pipeline.generate(["a", "b"], indices=indices, steps=1)
+
+
+def test_edits_are_drawn_once_whatever_the_models_candidates(checkpoint):
+    chooser = unifluid.load(checkpoint, device="cpu", allow=["tiny"])
+    chooser.module.sampling = {"candidates": 2, "steps": 1}
+    assert len(chooser.edit(tiny.image(0), "turn it")) == 1
+    with pytest.raises(ValueError, match="set candidates to 1"):
+        chooser.edit(tiny.image(0), "turn it", candidates=2)
+
+
 def test_mistakes_are_named(pipeline, checkpoint, tmp_path):
     with pytest.raises(ValueError, match="prompt 2 of 2 is empty"):
         pipeline.generate(["a", " "])

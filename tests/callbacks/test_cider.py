@@ -82,6 +82,10 @@ def test_answers_that_only_a_server_knows(tmp_path, monkeypatch):
 def test_what_would_stop_it_stops_the_run_first(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="CIDEr needs a data set of task caption, got answer"):
         CIDEr(ANSWERS)
+    with pytest.raises(ValueError, match="AnswerScore.types: 'kinds' is none of .*kind"):
+        AnswerScore(ANSWERS, ExactMatch(), types="kinds").prepare(None, None)
+    with pytest.raises(ValueError, match="AnswerScore.show must be a number of items, 0 for none, got -1"):
+        AnswerScore(ANSWERS, ExactMatch(), show=-1)
     with pytest.raises(ValueError, match="AnswerScore needs a data set of task answer, got caption"):
         AnswerScore(CAPTIONS, ExactMatch())
     with pytest.raises(ValueError, match="metrics must be some of"):

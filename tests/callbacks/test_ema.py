@@ -8,6 +8,7 @@ from torch import nn
 from toy import Toy, batches, make_trainer
 
 from callbacks.ema import EMA, find_ema, live_weights
+from callbacks.last import LastCheckpoint
 
 
 class Record(L.Callback):
@@ -138,3 +139,10 @@ def test_a_checkpoint_without_an_average_is_not_taken_for_one(tmp_path):
 def test_arguments_are_checked():
     with pytest.raises(ValueError, match="decay"):
         EMA(decay=1.0)
+
+
+def test_a_run_that_goes_on_without_an_average_says_so(tmp_path):
+    first = make_trainer(tmp_path, LastCheckpoint(), EMA(0.5), steps=2)
+    first.fit(Toy(), batches())
+    with pytest.warns(UserWarning, match="this run keeps no average, so the checkpoint's EMA weights end here"):
+        make_trainer(tmp_path, LastCheckpoint(), steps=3).fit(Toy(), batches(), ckpt_path=tmp_path / "last.ckpt")

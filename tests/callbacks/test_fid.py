@@ -98,6 +98,13 @@ def test_the_runs_own_statistics_are_made_anew_where_they_no_longer_fit(tmp_path
     )
 
 
+def test_the_runs_own_statistics_are_made_anew_where_they_are_damaged(tmp_path):
+    run(tmp_path)
+    (tmp_path / "results" / "images-reference.npz").write_bytes(b"no statistics")
+    _, callback = run(tmp_path)
+    assert callback.features.seen == 40, "the real pictures as well"
+
+
 def test_statistics_of_data_that_has_changed_are_made_anew(tmp_path, monkeypatch):
     run(tmp_path)
     monkeypatch.setattr(fid, "contents", lambda about: {"data.jsonl": "another sha256"})

@@ -28,6 +28,11 @@ def scores_of(tmp_path, **options):
     return json.loads((tmp_path / "scores.json").read_text())
 
 
+def test_no_prompts_at_all_are_refused():
+    with pytest.raises(ValueError, match="GenEval needs n and images_per_prompt of at least 1, got 0 and 1"):
+        GenEval(PROMPTS, ShapesAnalyser(), ShapesAnalyser(), n=0)
+
+
 def test_perfect_pictures(tmp_path, draw):
     calls = draw(lambda i, example: example.target)
     scores = scores_of(tmp_path, n=4, seed=3, sampling=ImageSampling(steps=7))

@@ -158,6 +158,7 @@ def test_one_seed_decides_all(finished, tmp_path, capsys):
         capsys, *fit_arguments(finished, "--seed_everything=3")
     )
     assert "seed_everything decides it" in error_line(capsys, *fit_arguments(tmp_path, "--model.init_args.seed=3"))
+    assert "seed_everything decides it" in error_line(capsys, *fit_arguments(tmp_path, "--data.seed=3"))
     assert (finished / "config.yaml").read_bytes() == config  # a refused run changes nothing
     assert list(finished.glob("events.*")) == logs
 

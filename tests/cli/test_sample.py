@@ -142,6 +142,22 @@ def test_mistakes_end_in_one_line(checkpoint, command, flags, message, tmp_path,
     assert message in error_line(capsys, *arguments)
 
 
+def test_a_setting_that_is_refused_leaves_earlier_results(checkpoint, tmp_path, capsys):
+    ask = ["generate", "--ckpt", checkpoint, "--allow-module", "tiny", "--prompt", "a", "--steps", 1, "--out", tmp_path]
+    assert main([str(part) for part in ask]) == 0
+    before = (tmp_path / "results.jsonl").read_bytes()
+    assert "order must be a permutation" in error_line(capsys, *ask, "--order", "1,2")
+    assert (tmp_path / "results.jsonl").read_bytes() == before != b""
+
+
+def test_texts_that_are_written_stay_whatever_comes_after(checkpoint, tmp_path, pictures, capsys):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    flags = ["--image", pictures[0], tmp_path / "broken.png", "--batch-size", 1, "--max-tokens", 3, "--out", tmp_path]
+    assert run("caption", checkpoint, *flags) != 0
+    assert str(pictures[0]) in capsys.readouterr().out
+    assert len(lines(tmp_path)) == 1
+
+
 def test_a_full_disk_is_said_to_be_full(checkpoint, tmp_path, capsys):
     (tmp_path / "results.jsonl").symlink_to("/dev/full")
     ask = ["generate", "--ckpt", checkpoint, "--allow-module", "tiny", "--prompt", "a", "--steps", 1, "--out", tmp_path]

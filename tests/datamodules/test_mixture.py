@@ -134,3 +134,9 @@ def test_workers_are_what_suits_the_machine(device, found, monkeypatch):
 def test_workers_below_none_are_refused():
     with pytest.raises(ValueError, match="data.workers must be at least 0"):
         Mixture({"caption": Stream(Shapes("caption"), rows=1)}, workers=-1)
+
+
+@pytest.mark.parametrize("name", ["steps_per_epoch", "validation_batch"])
+def test_epochs_and_batches_of_nothing_are_refused(name):
+    with pytest.raises(ValueError, match="data.steps_per_epoch and data.validation_batch must be at least 1"):
+        Mixture({"caption": Stream(Shapes("caption"), rows=1)}, **{name: 0})

@@ -16,7 +16,7 @@ from torch import Tensor
 from unifluid import randomness
 from unifluid.backbones import Decoder
 from unifluid.decoding import TextSampling, generate_text
-from unifluid.decoding.text import beam_search, nucleus
+from unifluid.decoding.text import beam_search, cooled, nucleus
 from unifluid.interfaces import TextTokenizer
 from unifluid.model import UniFluidModel
 from unifluid.packing import pack
@@ -209,6 +209,12 @@ def test_cold_and_narrow_draws_are_greedy():
         TextSampling(temperature=1, top_p=1e-6, max_tokens=7),
     ):
         assert generate_text(MODEL, FORMATTER, EXAMPLES, sampling, 0) == expected
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-300])
+def test_however_low_the_temperature_the_likeliest_is_drawn(temperature):
+    logits = torch.tensor([[1.0, 3.0, float("-inf"), 2.9]])
+    assert nucleus(cooled(logits, temperature), 1.0, torch.tensor([0.999])).item() == 1
 
 
 def test_nucleus_draws_from_the_fewest_that_reach_top_p():
