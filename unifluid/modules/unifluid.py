@@ -62,7 +62,7 @@ class UniFluid(Trainable):
         seed: of every draw in training and of the initial weights, but for those of parts that come built: the image
             encoder has drawn its own already. The command line seeds all of them alike; in Python, seed torch before.
         init_from: checkpoint, exported folder or PaliGemma folder (`paligemma`) whose weights to start from; missing
-            and extra names are reported.
+            and extra names are reported, and a part of another class that they do not fit begins anew.
         init_weights: which of its weights, ema or raw; default: the EMA where there is one.
     """
 
