@@ -7,8 +7,7 @@ from typing import Any
 import lightning as L
 
 from callbacks.blocks import Outcome, grouped
-from callbacks.evaluator import FirstItems
-from callbacks.geneval import DEFAULT_SAMPLING
+from callbacks.evaluator import DEFAULT_SAMPLING, FirstItems
 from callbacks.sheet import ACCENT, FAINT, Cell, Line
 from datamodules.base import ExampleDataset
 from unifluid.decoding import ImageSampling, generate_images

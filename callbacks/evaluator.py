@@ -30,6 +30,7 @@ from unifluid.interfaces import Recorded
 from unifluid.sequence import Example
 
 FOLDER = "results"  # in the run's folder: PREFIX.jsonl, a line for each evaluation; PREFIX.png; and what `write` adds
+DEFAULT_SAMPLING = ImageSampling()
 SCHEDULE = ("every", "at_end", "every_epochs", "at_start", "weights")  # say when, and how often, not what
 
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from callbacks.blocks import Outcome, contents, file_name, settings
-from callbacks.evaluator import FOLDER, FirstItems
-from callbacks.geneval import DEFAULT_SAMPLING
+from callbacks.evaluator import DEFAULT_SAMPLING, FOLDER, FirstItems
 from callbacks.sheet import Cell, Line
 from datamodules.base import ExampleDataset
 from unifluid.decoding import ImageSampling, generate_images

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
 from callbacks.blocks import Outcome, grouped
-from callbacks.evaluator import Evaluator
+from callbacks.evaluator import DEFAULT_SAMPLING, Evaluator
 from callbacks.sheet import ACCENT, FAINT, Cell, Line, save
 from datamodules.base import ExampleDataset
 from datamodules.geneval_prompts import GenEvalPrompts
@@ -25,7 +25,6 @@ from unifluid.evaluation.scores import Score
 from unifluid.interfaces import ColourClassifier, Detector
 from unifluid.sequence import Example
 
-DEFAULT_SAMPLING = ImageSampling()
 SEARCH = 100  # prompts are looked for among the first SEARCH · n examples: synthetic data sets are endless
 
 

@@ -13,8 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from callbacks import records
 from callbacks.blocks import Outcome, file_name
 from callbacks.ema import Weights
-from callbacks.evaluator import FirstItems
-from callbacks.geneval import DEFAULT_SAMPLING
+from callbacks.evaluator import DEFAULT_SAMPLING, FirstItems
 from callbacks.sheet import save
 from callbacks.texts import GREEDY
 from datamodules.base import ExampleDataset

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from callbacks.blocks import Outcome
-from callbacks.evaluator import FirstItems
-from callbacks.geneval import DEFAULT_SAMPLING
+from callbacks.evaluator import DEFAULT_SAMPLING, FirstItems
 from datamodules.base import ExampleDataset
 from unifluid.decoding import ImageSampling, generate_images
 from unifluid.decoding.prefix import Progress

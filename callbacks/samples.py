@@ -10,8 +10,7 @@ import lightning as L
 from rich import get_console
 
 from callbacks.ema import Weights, live_weights
-from callbacks.evaluator import progress_bar, trained_precision
-from callbacks.geneval import DEFAULT_SAMPLING
+from callbacks.evaluator import DEFAULT_SAMPLING, progress_bar, trained_precision
 from callbacks.schedule import Scheduled, Stage
 from callbacks.sheet import ACCENT, FAINT, Cell, Line, Section, publish_sheet
 from callbacks.texts import GREEDY

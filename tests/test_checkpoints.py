@@ -19,9 +19,10 @@ from toy import make_data, make_module, make_trainer
 from callbacks.ema import EMA
 from unifluid import heads, storage
 from unifluid.backbones import Decoder
-from unifluid.checkpoints import export, read, start_from
+from unifluid.checkpoints import export, read
 from unifluid.configs import ALLOWED
 from unifluid.heads import DiffusionMLP, FlowMLP
+from unifluid.init_from import start_from
 from unifluid.tokenizers import SentencePiece, SmallKL
 
 TINY = (*ALLOWED, "tiny")

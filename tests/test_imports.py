@@ -28,7 +28,14 @@ MATHS = tuple(
     )
 )
 MATHS += ("unifluid.lines", "unifluid.nearest")  # text is none, but as widely used
-STORES = ("unifluid", "unifluid.configs", "unifluid.shards", "unifluid.storage", "unifluid.checkpoints")
+STORES = (
+    "unifluid",
+    "unifluid.configs",
+    "unifluid.shards",
+    "unifluid.storage",
+    "unifluid.checkpoints",
+    "unifluid.init_from",
+)
 TRAINING = ("unifluid.optimization", "unifluid.model", "unifluid.decoding")
 SCORING = ("unifluid.decoding", "unifluid.evaluation")
 PARTS = ("backbones", "tokenizers", "encoders", "heads")
@@ -47,6 +54,7 @@ ROOMS = {
     "unifluid.configs": (MATHS, ()),
     "unifluid.storage": (("unifluid.shards",), ("torch", "lightning")),
     "unifluid.paligemma": ((*MATHS, "unifluid.backbones", "unifluid.encoders"), ANY),
+    "unifluid.init_from": ((*MATHS, *STORES, "unifluid.paligemma"), ("torch", "lightning")),
     "unifluid.checkpoints": ((*MATHS, *STORES, "unifluid.paligemma"), ("torch", "lightning", "safetensors")),
     "unifluid.sharding": ((*MATHS, "unifluid.shards", "unifluid.storage", "unifluid.model"), ("torch", "lightning")),
     "unifluid.modules": ((*MATHS, *STORES, *TRAINING, "unifluid.sharding"), ("torch", "lightning")),

@@ -7,8 +7,9 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-from unifluid.checkpoints import keep_named, read
+from unifluid.checkpoints import read
 from unifluid.configs import Config
+from unifluid.init_from import keep_named
 from unifluid.interfaces import ImageTokenizer
 from unifluid.paligemma import is_paligemma
 from unifluid.weights import fit

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from unifluid import randomness
-from unifluid.checkpoints import Weights, start_from
+from unifluid.checkpoints import Weights
 from unifluid.configs import factory_of
 from unifluid.decoding.sampling import ImageSampling, check_sampling
+from unifluid.init_from import start_from
 from unifluid.interfaces import Backbone, ImageEncoder, ImageHead, ImageTokenizer, TextHead, TextTokenizer
 from unifluid.model import TokenLosses, UniFluidModel
 from unifluid.modules.base import Trainable
