@@ -2,8 +2,9 @@
 
     python -m benchmarks.quality --ckpt runs/demo/last.ckpt --n 50
 
-The reference is the first setting of the table; what the checkpoint's head has no sampler for is left out. Scores are those of `callbacks.GenEval` on the synthetic prompts of
-validation, and a Fréchet distance on EfficientNet-Lite0's features from the same examples' own pictures.
+The reference is the first setting of the table; what the checkpoint's head has no sampler for is left out. Scores are
+those of `callbacks.GenEval` on the synthetic prompts of validation, and a Fréchet distance on EfficientNet-Lite0's
+features from the same examples' own pictures.
 """
 
 from __future__ import annotations
