@@ -28,7 +28,7 @@ Weights = Literal["ema", "raw"]
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json")  # SentencePiece's, and that of `tokenizers`
 READ_WITH = ("prefix",)  # settings, beside the parts, with which weights must be read
-# Settings that may differ when a run goes on: they change no result.
+# Settings that may differ when a run goes on: no weight depends on them.
 FREE = ("compile", "init_from", "init_weights", "sampling")
 
 

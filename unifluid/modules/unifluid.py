@@ -39,7 +39,8 @@ class UniFluid(Trainable):
         copies: noise copies of every image token (MAR's diffusion_batch_mul).
         order: order of image tokens in training: random (paper) or raster.
         rounds: numbers of rounds an image is drawn in, of which each image in training takes one: fewer than its tokens
-            draw several at once, which see those of earlier rounds alone. Left out, a token at a time.
+            draw several at once, which see those of earlier rounds alone. Left out, a token at a time. An order that
+            keeps them apart, random or a permutation, loses less than raster (experiments/studies/rounds.yaml).
         errors: largest size of Gaussian errors on the image tokens that are read in training, whose size is drawn for
             each image: drawn tokens are never exact, and later ones should bear it (NextStep-1, arXiv 2508.10711).
         prompt_dropout, source_dropout: chance that the prompt or instruction, or an edit's source image, is left out,
