@@ -103,5 +103,5 @@ def test_options_are_checked():
         FlowMLP(4, 8, sampler="euler")
     with pytest.raises(ValueError, match="prediction must be v or x, got 'eps'"):
         FlowMLP(4, 8, prediction="eps")
-    with pytest.raises(ValueError, match="time_shift must be positive, got 0"):
+    with pytest.raises(ValueError, match="time_shift must be positive and finite, got 0"):
         FlowMLP(4, 8, time_shift=0)
