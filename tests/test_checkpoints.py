@@ -111,6 +111,15 @@ def test_whoever_may_read_the_folder_may_read_its_weights(trained, tmp_path):
     assert len({file.stat().st_mode for file in (tmp_path / "out").iterdir()}) == 1
 
 
+def test_an_export_knows_its_step(trained, tmp_path):
+    export(trained[1], tmp_path / "out")
+    assert read(tmp_path / "out").step == read(trained[1]).step == 2
+    config = tmp_path / "out" / "config.json"
+    config.write_text(config.read_text().replace('"step": 2', '"step": "two"'))
+    with pytest.raises(ValueError, match="the exported model is damaged"):
+        read(tmp_path / "out")
+
+
 def test_an_export_in_half_precision_is_half_as_large(trained, tmp_path):
     _, path = trained
     export(path, tmp_path / "whole")

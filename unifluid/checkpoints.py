@@ -34,13 +34,14 @@ FREE = ("compile", "init_from", "init_weights", "sampling")
 
 @dataclass
 class Stored:
-    """A model in a file: `tensors` under the names of the module's state_dict, and which weights they are."""
+    """A model in a file: `tensors` under the names of the module's state_dict, which weights of which step."""
 
     path: Path
     config: Config
     tensors: dict[str, Tensor]
     tokenizer: bytes | None
     weights: Weights
+    step: int = 0  # not known of exports of earlier versions
 
     def build(self, allowed: tuple[str, ...] = ALLOWED) -> L.LightningModule:
         """The module rebuilt, strictly, in evaluation mode on the CPU."""
@@ -103,16 +104,17 @@ def _as_checkpoint(stored: Stored) -> dict[str, Any]:
     checkpoint = {"config": stored.config, "state_dict": stored.tensors, "exported": stored.weights}
     if stored.tokenizer is not None:
         checkpoint["tokenizer"] = _tensor(stored.tokenizer)
-    return checkpoint | {"global_step": 0, "callbacks": {}, "pytorch-lightning_version": L.__version__}
+    return checkpoint | {"global_step": stored.step, "callbacks": {}, "pytorch-lightning_version": L.__version__}
 
 
 def _read_checkpoint(path: Path, weights: Weights | None) -> Stored:
     checkpoint = storage.load(path, mmap=True, skip=("optimizer_states",))  # that stays on disk
     config, tensors = _stored_config(checkpoint, path), checkpoint["state_dict"]
     tokenizer = _bytes(checkpoint["tokenizer"]) if "tokenizer" in checkpoint else None
+    step = checkpoint.get("global_step", 0)
     if weights == "raw" or not checkpoint.get("ema"):
-        return Stored(path, config, tensors, tokenizer, "raw")
-    return Stored(path, config, {**tensors, **checkpoint["ema"]}, tokenizer, "ema")
+        return Stored(path, config, tensors, tokenizer, "raw", step)
+    return Stored(path, config, {**tensors, **checkpoint["ema"]}, tokenizer, "ema", step)
 
 
 def _stored_config(checkpoint: Any, where: str | Path) -> Config:
@@ -125,16 +127,16 @@ def _read_folder(path: Path) -> Stored:
     try:
         about = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
         tensors = load_file(path / WEIGHTS_FILE)
-        config, weights = about["config"], about["weights"]
+        config, weights, step = about["config"], about["weights"], int(about.get("step", 0))
     except FileNotFoundError as error:
         name = Path(error.filename or WEIGHTS_FILE).name
         raise ValueError(
             f"{path}: no run, it holds no {storage.LAST}, and not an exported model, {name} is missing"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, KeyError, TypeError) as error:
+    except (ValueError, SafetensorError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: the exported model is damaged ({error})") from error
     tokenizer = _tokenizer_file(path)
-    return Stored(path, config, tensors, tokenizer.read_bytes() if tokenizer else None, weights)
+    return Stored(path, config, tensors, tokenizer.read_bytes() if tokenizer else None, weights, step)
 
 
 def export(
@@ -166,7 +168,7 @@ def export(
     if stored.tokenizer is not None:
         is_json = stored.tokenizer.lstrip().startswith(b"{")  # by content: no name in a checkpoint decides on a path
         (out / TOKENIZER_FILES[is_json]).write_bytes(stored.tokenizer)
-    about = {"unifluid": __version__, "weights": stored.weights, "config": stored.config}
+    about = {"unifluid": __version__, "weights": stored.weights, "step": stored.step, "config": stored.config}
     (out / CONFIG_FILE).write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
     return stored
 
