@@ -204,8 +204,8 @@ def unpack_model(
         if parts_only:
             advice = "give that value, or a config without a model, which then is the checkpoint's"
         else:
-            advice = "give that value to go on, model.init_from to start from its weights with new settings, or "
-            advice += "--resume false to start over"
+            advice = "give that value to go on, --resume false to start over, or for a new run another "
+            advice += "--trainer.default_root_dir, and --model.init_args.init_from to start from its weights"
         raise ValueError(f"{f'model.{name}'.rstrip('.')} is {ours} here but {theirs} in the checkpoint: {advice}")
     odd = sorted(module.state_dict().keys() ^ checkpoint["state_dict"].keys())
     if odd:  # the same settings, but of a class that has changed since

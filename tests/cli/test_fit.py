@@ -370,3 +370,8 @@ def test_evaluation_takes_the_last_checkpoint_of_the_run(finished, tmp_path, cap
         assert "holds no last.ckpt: train first" in error_line(capsys, *validate, *flags)
     assert list(finished.glob("events.*")) == logs and not list(tmp_path.glob("events.*"))
     assert "tiny.yaml: damaged or not a checkpoint" in error_line(capsys, *validate, f"--ckpt_path={TINY}")
+
+
+def test_an_overlay_alone_is_told_where_it_goes(capsys):
+    overlay = Path(__file__).parents[2] / "experiments/image_head/diffusion.yaml"
+    assert "an overlay comes after its run" in error_line(capsys, "fit", "--config", overlay)

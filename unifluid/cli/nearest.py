@@ -11,7 +11,8 @@ from unifluid.nearest import did_you_mean
 
 NO_CLASS = re.compile(r"module '(\S+)' has no attribute '(\w+)'")
 OF_FACTORY = re.compile(r"Got value: Namespace\(class_path='(\S+?)'")
-NO_SETTING = re.compile(r"Option '(\w+)' is not accepted")
+NO_SETTING = re.compile(r"Option '([\w.]+)' is not accepted")
+UNNAMED = ("lightning.LightningModule", "lightning.LightningDataModule")  # stand in where settings name no class
 NO_FLAG = re.compile(r"unrecognized arguments: (--[\w.-]+)")
 NO_KEY = re.compile(
     r"^(?:Problems parsing config: )?(?:(?:Group '(\w+)'|Subcommand '\w+') does not accept option|Option) '([\w.]+)'"
@@ -38,7 +39,11 @@ def hint(reason: str, class_path: str | None) -> str:
     if found := NO_SETTING.search(reason):
         factory = OF_FACTORY.search(reason)
         path = factory[1] if factory else class_path
+        if path in UNNAMED:
+            return ": no class is named for it; an overlay comes after its run, such as --config experiments/demo.yaml"
         if path is not None:
             module, _, name = path.rpartition(".")
-            return did_you_mean(found[1], inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+            return did_you_mean(
+                found[1].partition(".")[0], inspect.signature(getattr(importlib.import_module(module), name)).parameters
+            )
     return ""
