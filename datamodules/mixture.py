@@ -17,6 +17,7 @@ import atexit
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -278,6 +279,8 @@ def check_steps(trainer: L.Trainer, steps_per_epoch: int) -> None:
             raise ValueError(
                 f"trainer.{name} {value} of {steps_per_epoch * parts} batches is none: give a number of batches"
             )
+        if batches > sys.maxsize:
+            raise ValueError(f"trainer.{name} {value} is more batches than can be counted")
         if batches % parts:
             raise ValueError(f"trainer.{name} {value} ends inside a step of accumulate_grad_batches {parts} batches")
 
