@@ -62,6 +62,8 @@ def share_out(streams: dict[str, Stream], rows: int | None) -> dict[str, int]:
             raise ValueError(f"data.streams.{name} needs either rows or weight, and null for the other")
         if given <= 0:
             raise ValueError(f"data.streams.{name}: rows or weight must be above 0, got {given}")
+        if stream.rows is not None and stream.rows > sys.maxsize:
+            raise ValueError(f"data.streams.{name}: rows is more than can be counted, got {stream.rows}")
     counts = {name: stream.rows for name, stream in streams.items() if stream.rows is not None}
     weights = {name: stream.weight for name, stream in streams.items() if stream.weight is not None}
     if rows is None and weights:

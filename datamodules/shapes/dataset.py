@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -93,8 +94,8 @@ class Shapes(ExampleDataset):
         for name, share in {"long_prompts": long_prompts, "places": places}.items():
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {share}")
-        if length < 1:
-            raise ValueError(f"length must be at least 1, got {length}")
+        if not 1 <= length <= sys.maxsize:
+            raise ValueError(f"length must be at least 1, and a number that can be counted to, got {length}")
         self.task, self.image_size, self.split, self.seed, self.length = task, image_size, split, seed, length
         self.shares, self.question_shares = dict(shares), dict(question_shares)
         self.long_prompts, self.places = long_prompts, places

@@ -140,3 +140,10 @@ def test_workers_below_none_are_refused():
 def test_epochs_and_batches_of_nothing_are_refused(name):
     with pytest.raises(ValueError, match="data.steps_per_epoch and data.validation_batch must be at least 1"):
         Mixture({"caption": Stream(Shapes("caption"), rows=1)}, **{name: 0})
+
+
+def test_numbers_too_large_to_count_are_refused():
+    with pytest.raises(ValueError, match="data.streams.caption: rows is more than can be counted"):
+        Mixture({"caption": Stream(Shapes("caption"), rows=10**30)})
+    with pytest.raises(ValueError, match="length must be at least 1, and a number that can be counted to"):
+        Shapes("caption", length=10**30)
