@@ -49,8 +49,7 @@ class AnswerScore(TextEvaluator):
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         super().prepare(trainer, module)
-        known = self.item(0).meta
-        if self.types is not None and self.types not in known:
+        if self.types is not None and self.types not in (known := self.item(0).meta):
             raise ValueError(
                 f"AnswerScore.types: {self.types!r} is none of what is known of an example: {', '.join(known)}"
             )

@@ -75,10 +75,12 @@ def with_defaults(there: Config, here: Config) -> Config:
 
 
 def _defaults(class_path: str) -> dict[str, Any]:
-    """Of the arguments of a class in use."""
+    """Of the arguments of a class in use; none of one inside another or a function, which no path leads to."""
     module, _, name = class_path.rpartition(".")
-    cls = getattr(import_module(module), name, None) if "<locals>" not in module else None
-    parameters = inspect.signature(cls).parameters.values() if cls is not None else ()
+    try:
+        parameters = inspect.signature(getattr(import_module(module), name)).parameters.values()
+    except (ImportError, AttributeError):
+        return {}
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from unifluid.checkpoints import Stored, Weights, read
 from unifluid.configs import Config, describe, parts
+from unifluid.interfaces import TextTokenizer
 from unifluid.paligemma import is_paligemma, read_paligemma
 
 FILES = ("weights", "pretrained", "model_file", "file")  # arguments by which a part names what it reads
@@ -25,14 +26,15 @@ def start_from(module: L.LightningModule, path: str | Path, weights: Weights | N
     learned with.
     """
     stored = _read_paligemma(module, Path(path)) if is_paligemma(path) else read(path, weights)
-    kept = keep_named(describe(module), stored, "model.")
+    here = describe(module)
+    kept = keep_named(here, stored, "model.")
     if stored.tokenizer is not None:
-        _take_tokenizer(module, stored)
+        _take_tokenizer(module.text_tokenizer, here, stored)
     state = module.state_dict()
     own, given = ({_bare(name): name for name in names} for names in (state, stored.tensors))
     if not own.keys() & given.keys():
         raise ValueError(f"model.init_from: no weight in {path} has a name of this model")
-    for part, classes in other_parts(describe(module), stored.config).items():
+    for part, classes in other_parts(here, stored.config).items():
         names = {name for name in own.keys() & given.keys() if name.startswith(f"model.{part}.")}
         if any(state[own[name]].shape != stored.tensors[given[name]].shape for name in names):
             rank_zero_warn(f"init_from: {part} begins anew, {classes}")
@@ -92,11 +94,8 @@ def _file_of(part: Any) -> str | None:
     return next((arguments[name] for name in FILES if arguments.get(name) is not None), None) if arguments else None
 
 
-def _take_tokenizer(module: L.LightningModule, stored: Stored) -> None:
-    tokenizer = module.text_tokenizer
-    own, began = (
-        _file_of(c.get("text_tokenizer")) for c in (describe(module)["init_args"], stored.config["init_args"])
-    )
+def _take_tokenizer(tokenizer: TextTokenizer, here: Config, stored: Stored) -> None:
+    own, began = (_file_of(config["init_args"].get("text_tokenizer")) for config in (here, stored.config))
     if own is not None and own != began and tokenizer.state() != stored.tokenizer:
         raise ValueError(
             f"model.text_tokenizer reads {own}, but the weights of model.init_from {stored.path} belong to another "

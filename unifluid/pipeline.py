@@ -31,6 +31,7 @@ File = str | Path | Image.Image | Tensor  # a file, an open picture, or uint8 (3
 Picture = File | tuple[File, ...]  # a tuple, in a list of pictures: looked at together
 Precision = Literal["32-true", "bf16-mixed"]
 PictureWatch = Callable[[list[Image.Image]], None]  # the pictures of a batch after every token, as far as drawn
+ONCE = {"candidates": 1}  # edits have no prompt that could be read back
 GREY = torch.tensor(232, dtype=torch.uint8)
 M = TypeVar("M", bound=nn.Module)
 
@@ -135,12 +136,13 @@ class Pipeline:
         """
         pairs = _pairs(_pictures(images), _texts(instructions, "instruction"))
         examples = [Example(str(i), "edit", image=x, instruction=t) for i, (x, t) in enumerate(pairs)]
-        return self._draw(examples, seed, indices, progress, watch, {"candidates": 1} | sampling)
+        return self._draw(examples, seed, indices, progress, watch, ONCE | sampling)
 
-    def check(self, sampling: dict[str, Any], task: str) -> None:
-        """Raises ValueError, naming it, for a setting that pictures of `task` cannot be drawn with."""
-        model, formatter = self.module.model, self.module.formatter
-        check_sampling(replace(self.sampling, **sampling), model, formatter, task, [task])
+    def checked(self, task: Literal["generate", "edit"], sampling: dict[str, Any]) -> ImageSampling:
+        """What pictures of `task` are drawn with, given `sampling`. Raises ValueError naming what is wrong."""
+        settings = replace(self.sampling, **((ONCE if task == "edit" else {}) | sampling))
+        check_sampling(settings, self.module.model, self.module.formatter, task, [task])
+        return settings
 
     def caption(
         self,
@@ -184,7 +186,7 @@ class Pipeline:
         arguments = (self.module.model, self.module.formatter, examples, replace(self.sampling, **sampling), seed)
         seen = None if watch is None else lambda tokens, drawn: watch(self._so_far(tokens, drawn))
         with self._autocast():
-            return list(map(to_image, generate_images(*arguments, _numbers(indices), progress, seen)))
+            return list(map(to_image, generate_images(*arguments, indices, progress, seen)))
 
     def _so_far(self, tokens: Tensor, drawn: Tensor) -> list[Image.Image]:
         """Pictures half drawn: tokens (M, N, d) decoded, and grey where `drawn` (M, N) says that there is none yet."""
@@ -202,14 +204,10 @@ class Pipeline:
     ) -> list[str]:
         arguments = (self.module.model, self.module.formatter, examples, TextSampling(**sampling), seed)
         with self._autocast():
-            return generate_text(*arguments, _numbers(indices), progress)
+            return generate_text(*arguments, indices, progress)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.module.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
-
-
-def _numbers(indices: Sequence[int] | None) -> list[int] | None:
-    return None if indices is None else [int(index) for index in indices]
 
 
 def _texts(texts: str | Sequence[str], what: str) -> list[str]:

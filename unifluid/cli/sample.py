@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,11 +43,7 @@ def run(command: str, args: list[str]) -> None:
     pipeline = load_pipeline(options)
     names = IMAGE_OPTIONS if command in DRAWING else TEXT_OPTIONS
     sampling = {name: value for name in names if (value := getattr(options, name, None)) is not None}
-    if command == "edit":
-        sampling["candidates"] = 1
-    if command in DRAWING:
-        pipeline.check(sampling, command)
-    used = asdict(replace(pipeline.sampling, **sampling)) if command in DRAWING else sampling
+    used = asdict(pipeline.checked(command, sampling)) if command in DRAWING else sampling
     about = {"task": command, "ckpt": options.ckpt, "weights": pipeline.weights, "seed": options.seed, **used}
     if command in DRAWING:
         draw(command, pipeline, items, sampling, about, out)
@@ -150,12 +146,15 @@ def _order(text: str) -> str | list[int]:
         raise argparse.ArgumentTypeError(f"random, raster, or numbers such as 3,1,0,2, got {text!r}") from error
 
 
-def chunks(items: list[Item], size: int, about: str) -> Iterator[tuple[list[int], list[Item], Any]]:
-    """(indices, items, progress callback) a batch, under a progress bar."""
+def chunks(
+    command: str, items: list[Item], sampling: dict[str, Any], seed: int, size: int
+) -> Iterator[tuple[list[int], list[Item], dict[str, Any]]]:
+    """(indices, items, what the pipeline is told beside them) a batch, of `size` unless given, under a progress bar."""
     from tqdm import tqdm
 
+    size = sampling.get("batch_size", size)
     with tqdm(
-        total=len(items), desc=about, unit="item", bar_format="{l_bar}{bar}| {n:.0f}/{total} [{elapsed}<{remaining}]"
+        total=len(items), desc=command, unit="item", bar_format="{l_bar}{bar}| {n:.0f}/{total} [{elapsed}<{remaining}]"
     ) as bar:
         for start in range(0, len(items), size):
             part = items[start : start + size]
@@ -163,7 +162,8 @@ def chunks(items: list[Item], size: int, about: str) -> Iterator[tuple[list[int]
             def progress(done: float, of: int, start: int = start) -> None:
                 bar.update(start + done - bar.n)
 
-            yield list(range(start, start + len(part))), part, progress
+            indices = list(range(start, start + len(part)))
+            yield indices, part, {"seed": seed, "indices": indices, "progress": progress, **sampling}
 
 
 def draw(
@@ -172,9 +172,8 @@ def draw(
     """NUMBER.png for every item, results.jsonl and grid.png. What is done is on disk when a run is interrupted."""
     pictures: list[Image.Image] = []
     with (out / "results.jsonl").open("w", encoding="utf-8") as results:
-        for indices, part, progress in chunks(items, sampling.get("batch_size", 64), command):
+        for indices, part, settings in chunks(command, items, sampling, about["seed"], 64):
             texts = [item.text for item in part]
-            settings = {"seed": about["seed"], "indices": indices, "progress": progress, **sampling}
             if command == "generate":
                 made = pipeline.generate(texts, **settings)
             else:
@@ -200,9 +199,8 @@ def write(
     from tqdm import tqdm
 
     with nullcontext() if out is None else (out / "results.jsonl").open("w", encoding="utf-8") as results:
-        for indices, part, progress in chunks(items, sampling.get("batch_size", 32), command):
+        for indices, part, settings in chunks(command, items, sampling, about["seed"], 32):
             images = [item.images for item in part]
-            settings = {"seed": about["seed"], "indices": indices, "progress": progress, **sampling}
             if command == "caption":
                 made = pipeline.caption(images, **settings)
             else:

@@ -3,7 +3,7 @@ hidden state the image head samples the token."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 import torch
@@ -29,7 +29,7 @@ def generate_images(
     examples: list[Example],
     sampling: ImageSampling,
     seed: int,
-    indices: list[int] | None = None,
+    indices: Sequence[int] | None = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
     recorder: Recorder | None = None,

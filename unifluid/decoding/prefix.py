@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -33,11 +33,11 @@ def inference(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def numbers_of(examples: list[Example], indices: list[int] | None) -> list[int]:
+def numbers_of(examples: list[Example], indices: Sequence[int] | None) -> list[int]:
     """The numbers that draws for `examples` go by, default 0, 1, … Raises ValueError unless there is one for each."""
     if indices is not None and len(indices) != len(examples):
         raise ValueError(f"indices: give one for each example, got {len(indices)} for {len(examples)}")
-    return list(range(len(examples))) if indices is None else indices
+    return [int(index) for index in (range(len(examples)) if indices is None else indices)]
 
 
 def prefill(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +51,7 @@ def generate_text(
     examples: list[Example],
     sampling: TextSampling,
     seed: int,
-    indices: list[int] | None = None,
+    indices: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
     """Captions or answers for `examples`; draws are a function of (seed, indices[i]), `indices` default to 0, 1, …
